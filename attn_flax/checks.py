@@ -1,0 +1,33 @@
+"""The refusals: errors that say what was wrong, what was expected and what was given.
+
+The lowest room. Every error that a user can cause is an `InputError`; anything else is a bug of ours.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something its user controls is wrong; the message says what, what was expected and what was given."""
+
+
+class UnknownNameError(InputError):
+    """A name that its table does not hold; the message lists the close ones."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]):
+        known = sorted(known)
+        close = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
+        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"known are {', '.join(known)}."
+        super().__init__(f"unknown {kind} {name!r}: {hint}")
+
+
+def check(condition: bool, message: str) -> None:
+    """Raises `InputError(message)` unless the condition holds.
+
+    >>> check(7 % 2 == 0, "size must be even, got 7.")
+    Traceback (most recent call last):
+    ...
+    attn_flax.checks.InputError: size must be even, got 7.
+    """
+    if not condition:
+        raise InputError(message)

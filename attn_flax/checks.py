@@ -4,7 +4,8 @@ The lowest room. Every error that a user can cause is an `InputError`; anything 
 """
 
 import difflib
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable
 
 
 class InputError(ValueError):
@@ -31,3 +32,12 @@ def check(condition: bool, message: str) -> None:
     """
     if not condition:
         raise InputError(message)
+
+
+def check_arguments(kind: str, factory: Callable, arguments: Iterable[str]) -> None:
+    """Raises UnknownNameError for an argument that `factory`, a class or a function, does not take."""
+    # A Module's class hides its signature behind its metaclass.
+    known = inspect.signature(factory.__init__ if inspect.isclass(factory) else factory).parameters.keys() - {"self"}
+    for argument in arguments:
+        if argument not in known:
+            raise UnknownNameError(f"argument of {kind}", argument, known)

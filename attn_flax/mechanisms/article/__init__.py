@@ -1,0 +1,1 @@
+"""The mechanism and the gate of the article that this library started from."""

@@ -1,0 +1,69 @@
+"""A Module as a pure function of its variables."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """What remains of a Module when its parameters and its state are taken out.
+
+    Attributes:
+        graphdef: its structure.
+        rng_state: the variables of its random streams, replaced by every call in training.
+    """
+
+    graphdef: nnx.GraphDef
+    rng_state: PyTree
+
+    @classmethod
+    def split(cls, module: nnx.Module) -> tuple["Network", PyTree, PyTree]:
+        """The network, its parameters and its other state (batch statistics), both as nested dicts of arrays."""
+        graphdef, params, rng_state, model_state = nnx.split(module, nnx.Param, nnx.RngState, ...)
+        pure = nnx.to_pure_dict
+        return cls(graphdef, pure(rng_state)), pure(params), pure(model_state)
+
+    def merge(self, params: PyTree, model_state: PyTree) -> nnx.Module:
+        """The Module with these variables, in evaluation mode."""
+        module = nnx.merge(self.graphdef, params, self.rng_state, model_state)
+        module.eval()
+        return module
+
+    def evaluate(self, params: PyTree, model_state: PyTree, *inputs: Any) -> Any:
+        """The Module's output in evaluation mode."""
+        return self.merge(params, model_state)(*inputs)
+
+    def train(
+        self, params: PyTree, model_state: PyTree, *inputs: Any, key: jax.Array, axis: str | None = None
+    ) -> tuple[Any, PyTree]:
+        """The Module's output in training mode, and its new state.
+
+        Args:
+            params: the parameters.
+            model_state: the other state.
+            *inputs: those of the Module.
+            key: drives every random stream of the Module; equal keys, equal output.
+            axis: the mapped axis over which batch statistics are taken together, where there is one.
+        """
+        module = nnx.merge(self.graphdef, params, self._reseeded(key), model_state)
+        module.train()
+        for _, submodule in nnx.iter_modules(module):
+            if isinstance(submodule, nnx.BatchNorm):
+                submodule.axis_name = axis
+        out = module(*inputs)
+        new_state = nnx.state(module, nnx.Not(nnx.Any(nnx.Param, nnx.RngState)))
+        return out, nnx.to_pure_dict(new_state)
+
+    def _reseeded(self, key):
+        leaves, structure = jax.tree.flatten(self.rng_state)
+        is_key = [jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in leaves]
+        fresh = [
+            jax.random.fold_in(key, i) if is_key[i] else jnp.zeros_like(leaf)  # the others count a stream's draws
+            for i, leaf in enumerate(leaves)
+        ]
+        return jax.tree.unflatten(structure, fresh)

@@ -1,0 +1,99 @@
+"""Callbacks that tell of a run: on the terminal, in a file of JSON lines, in TensorBoard's event files."""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+from attn_flax.training.loop import Callback, Plan, Report
+from attn_flax.training.step import TrainState
+
+
+class MetricsFile(Callback):
+    """Appends every report to a file, one JSON object a line."""
+
+    def __init__(self, path: Path):
+        self._file = path.open("a")
+
+    def on_report(self, report: Report, state: TrainState) -> None:
+        """Writes the report at once, so that a run that breaks off leaves its metrics behind."""
+        record = dataclasses.asdict(report)
+        print(json.dumps(record | record.pop("metrics")), file=self._file, flush=True)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+class EventFiles(Callback):
+    """Writes every metric as a scalar `split/name` for TensorBoard."""
+
+    def __init__(self, folder: Path):
+        self._writer = SummaryWriter(str(folder))
+
+    def on_report(self, report: Report, state: TrainState) -> None:
+        """Adds the report's scalars at its step."""
+        for name, value in report.metrics.items():
+            self._writer.add_scalar(f"{report.split}/{name}", value, report.step)
+        if report.split == "train":
+            self._writer.add_scalar("train/examples_per_second", report.examples_per_second, report.step)
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        self._writer.close()
+
+
+class ProgressBar(Callback):
+    """A live bar on a terminal; elsewhere a plain line at the end of every epoch, and in long ones every 10 s."""
+
+    SECONDS_BETWEEN_LINES = 10.0
+
+    def __init__(self, plan: Plan, console: Console | None = None):
+        self._plan = plan
+        self._console = console or Console()
+        self._latest: dict[str, Report] = {}
+        self._start = self._last_line = time.monotonic()
+        self._bar = self._live_bar() if self._console.is_terminal else None
+
+    def on_report(self, report: Report, state: TrainState) -> None:
+        """Shows the latest metrics of both splits."""
+        self._latest[report.split] = report
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], completed=report.step, text=self._text(report))
+        elif self._is_due(report):
+            self._last_line = time.monotonic()
+            self._console.print(f"{self._text(report)}  ETA {self._eta(report.step)}", highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Leaves the bar as it is."""
+        if self._bar:
+            self._bar.stop()
+
+    def _live_bar(self):
+        bar = Progress(
+            BarColumn(bar_width=20), TextColumn("{task.fields[text]}"), TimeRemainingColumn(), console=self._console
+        )
+        bar.add_task("", total=self._plan.steps, text="compiling …")
+        bar.start()
+        return bar
+
+    def _is_due(self, report):
+        if report.split == "validation":
+            return True
+        return time.monotonic() - self._last_line >= self.SECONDS_BETWEEN_LINES or report.step == self._plan.steps
+
+    def _text(self, report):
+        splits = [
+            f"{split} " + " ".join(f"{name} {value:.4f}" for name, value in latest.metrics.items())
+            for split, latest in self._latest.items()
+        ]
+        epoch = f"epoch {report.epoch:.1f}/{self._plan.epochs}"
+        return "  ".join([epoch, *splits, f"{report.examples_per_second:,.0f} images/s"])
+
+    def _eta(self, step):
+        seconds = (time.monotonic() - self._start) * (self._plan.steps - step) / step
+        return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -1,0 +1,34 @@
+"""What the loop asks of a task."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import jax
+from jaxtyping import PyTree
+
+from attn_flax.training.step import TrainState
+
+Batch = Mapping[str, Any]
+
+
+class Task(Protocol):
+    """What is learned: a state and two pure functions of it, written for one batch on one device.
+
+    `axis` names the mapped axis over which a batch is split, where the functions run once for each part of it: what
+    they return must then be reduced over that axis, so that all parts agree. Without one, the batch is whole.
+    """
+
+    def init(self, key: jax.Array) -> TrainState:
+        """The state before the first step."""
+
+    def update(self, state: TrainState, batch: Batch, *, axis: str | None = None) -> tuple[TrainState, PyTree]:
+        """One step: the next state, and metrics that are means over the batch."""
+
+    def evaluate(self, state: TrainState, batch: Batch, *, axis: str | None = None) -> PyTree:
+        """Sums over the batch, in which row i counts `batch["weight"][i]` times."""
+
+    def summarize(self, sums: PyTree) -> dict[str, float]:
+        """The metrics that the sums over a whole split stand for."""
+
+    def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        """How good a split's metrics are: the checkpoint of the highest score is the best."""

@@ -1,0 +1,21 @@
+"""What a network attends to: the attention maps out of any network, and pictures of a run.
+
+The drawing functions, and matplotlib with them, are loaded when first used.
+"""
+
+import importlib
+
+from attn_flax.explain.maps import attention_maps
+
+_HOMES = {
+    "draw_attention_maps": "pictures",
+    "draw_confusion_matrix": "charts",
+    "draw_learning_curves": "charts",
+}
+__all__ = ["attention_maps", *_HOMES]
+
+
+def __getattr__(name: str):
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -52,7 +52,9 @@ def _lighten(ax: Axes):
     ax.legend(frameon=False)
 
 
-def draw_confusion_matrix(counts: ArrayLike, class_names: Sequence[str], path: str | os.PathLike) -> None:
+def draw_confusion_matrix(
+    counts: ArrayLike | Sequence[Sequence[int | float]], class_names: Sequence[str], path: str | os.PathLike
+) -> None:
     """Saves a PNG of how often each class was taken for which, as shares of the true class.
 
     The colours follow the square root of the share, so that rare mistakes are seen.
@@ -68,7 +70,7 @@ def draw_confusion_matrix(counts: ArrayLike, class_names: Sequence[str], path: s
     confusion_figure(counts, class_names).savefig(path, format="png", dpi=120)
 
 
-def confusion_figure(counts: ArrayLike, class_names: Sequence[str]) -> Figure:
+def confusion_figure(counts: ArrayLike | Sequence[Sequence[int | float]], class_names: Sequence[str]) -> Figure:
     """The figure of `draw_confusion_matrix`, of the same arguments."""
     counts = np.asarray(counts)
     k = len(class_names)

@@ -5,7 +5,7 @@ are perceptually even and safe for colour-blind eyes.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -25,8 +25,8 @@ def draw_attention_maps(
     maps: Mapping[str, PyTree],
     path: str | os.PathLike,
     *,
-    mean: ArrayLike | None = None,
-    std: ArrayLike | None = None,
+    mean: ArrayLike | Sequence[float] | None = None,
+    std: ArrayLike | Sequence[float] | None = None,
 ) -> None:
     """Saves a PNG with a row for each image: the input, then what every module attends to.
 
@@ -46,7 +46,11 @@ def draw_attention_maps(
 
 
 def attention_figure(
-    images: ArrayLike, maps: Mapping[str, PyTree], *, mean: ArrayLike | None = None, std: ArrayLike | None = None
+    images: ArrayLike,
+    maps: Mapping[str, PyTree],
+    *,
+    mean: ArrayLike | Sequence[float] | None = None,
+    std: ArrayLike | Sequence[float] | None = None,
 ) -> Figure:
     """The figure of `draw_attention_maps`, with the same arguments."""
     images = _displayable(np.asarray(images), mean, std)

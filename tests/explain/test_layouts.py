@@ -1,0 +1,70 @@
+"""What is read off each layout, against values worked out in loops."""
+
+import numpy as np
+import pytest
+
+from attn_flax.explain.layouts import find_grid, read_map
+
+B, H, W = 2, 14, 10
+
+
+def random(*shape):
+    return np.random.default_rng(0).random(shape)
+
+
+@pytest.mark.parametrize("shape", [(B, 6), (B, 1, 1, 6)])
+def test_a_channel_gate(shape):
+    weights = random(*shape)
+    (values,) = read_map(weights, B, H, W).values()
+    np.testing.assert_array_equal(values, weights.reshape(B, 6))
+
+
+@pytest.mark.parametrize("shape", [(B, 14, 10, 3), (B, 7, 5, 5), (B, 4, 3, 64), (B, 7, 5, 1)])
+def test_a_gate_is_averaged_over_its_channels(shape):
+    weights = random(*shape)
+    (values,) = read_map(weights, B, H, W).values()
+    assert values.shape == shape[:3]
+    np.testing.assert_allclose(values[1, 2, 1], sum(weights[1, 2, 1]) / shape[-1])
+
+
+def test_a_gate_without_channels():
+    weights = random(B, 7, 5)
+    np.testing.assert_array_equal(read_map(weights, B, H, W)["weight"], weights)
+
+
+@pytest.mark.parametrize("heads", [(), (3,)])
+def test_tokens(heads):
+    weights = random(B, *heads, 35, 35)
+    readings = read_map(weights, B, H, W)
+    of_head = weights.reshape(B, -1, 35, 35)
+    for y, x in ((0, 0), (6, 4), (2, 3)):
+        column = of_head[1, :, :, 5 * y + x]
+        np.testing.assert_allclose(readings["mean received"][1, y, x], column.sum() / column.size)
+        np.testing.assert_allclose(readings["from the centre"][1, y, x], column[:, 5 * 3 + 2].mean())
+
+
+def test_tokens_after_a_class_token():
+    weights = random(B, 3, 36, 36)
+    readings = read_map(weights, B, H, W)
+    np.testing.assert_allclose(readings["mean received"][0, 2, 3], weights[0, :, :, 1 + 5 * 2 + 3].mean())
+    np.testing.assert_allclose(readings["from the class token"][0, 2, 3], weights[0, :, 0, 1 + 5 * 2 + 3].mean())
+
+
+@pytest.mark.parametrize("shape", [(B,), (B, 3, 2, 2, 7), (B + 1, 6), (B, 5, 7, 3), (B, 11, 11), (B, 35, 17), ()])
+def test_nothing_is_read_off_other_layouts(shape):
+    assert read_map(random(*shape), B, H, W) == {}
+
+
+@pytest.mark.parametrize(
+    ("n", "image", "grid"),
+    [
+        (64, (8, 8), (8, 8)),
+        (16, (8, 32), (2, 8)),
+        (12, (7, 5), (4, 3)),
+        (1, (224, 96), (1, 1)),
+        (7, (8, 8), None),
+        (65, (8, 8), None),
+    ],
+)
+def test_the_grid_of_tokens(n, image, grid):
+    assert find_grid(n, *image) == grid

@@ -1,0 +1,29 @@
+"""Labelled images: data sets of TensorFlow Datasets and image folders, as Grain pipelines of NumPy batches."""
+
+from attn_flax.data.augmentation import Augmentation
+from attn_flax.data.catalogue import find_builder
+from attn_flax.data.collate import channel_statistics
+from attn_flax.data.dataset import Dataset, load_dataset
+from attn_flax.data.errors import (
+    CorruptRecordError,
+    DatasetNotPreparedError,
+    EmptySplitError,
+    FolderError,
+    UnsupportedDatasetError,
+)
+from attn_flax.data.pipeline import evaluation_batches, train_batches
+
+__all__ = [
+    "Augmentation",
+    "CorruptRecordError",
+    "Dataset",
+    "DatasetNotPreparedError",
+    "EmptySplitError",
+    "FolderError",
+    "UnsupportedDatasetError",
+    "channel_statistics",
+    "evaluation_batches",
+    "find_builder",
+    "load_dataset",
+    "train_batches",
+]

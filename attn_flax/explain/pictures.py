@@ -136,7 +136,7 @@ def _displayable(images, mean, std):
         return images / 255
     if mean is None and std is None:
         check(
-            images.size == 0 or (images.min() >= 0 and images.max() <= 1),
+            images.size == 0 or bool(images.min() >= 0 and images.max() <= 1),
             "images must be in [0, 1]; of standardised ones give the mean and std.",
         )
     images = images * np.asarray(1 if std is None else std) + np.asarray(0 if mean is None else mean)

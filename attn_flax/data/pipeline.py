@@ -15,6 +15,8 @@ from attn_flax.data.collate import Collate
 from attn_flax.data.errors import EmptySplitError
 from attn_flax.data.transforms import ResizeAndCrop
 
+_UNCHANGED = Augmentation()
+
 # Grain counts whole batches here; more of them would hold gigabytes of large images.
 _READING = grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)
 
@@ -28,7 +30,7 @@ def train_batches(
     mean: Sequence[float],
     std: Sequence[float],
     num_classes: int,
-    augmentation: Augmentation = Augmentation(),
+    augmentation: Augmentation = _UNCHANGED,
     start: int = 0,
     workers: int = 0,
     process_index: int = 0,

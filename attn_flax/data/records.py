@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +35,7 @@ class Subset:
     """Some records of a source, in their own order."""
 
     source: RandomAccessDataSource
-    indices: Sequence[int]
+    indices: np.ndarray
 
     def __len__(self) -> int:
         return len(self.indices)

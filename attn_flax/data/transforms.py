@@ -69,10 +69,10 @@ class Shift(RandomMap):
         image = record["image"]
         height, width, _ = image.shape
         down, right = rng.integers(-self.pixels, self.pixels + 1, 2).tolist()
+        to_rows, from_rows = _overlap(height, down)
+        to_columns, from_columns = _overlap(width, right)
         moved = np.zeros_like(image)
-        moved[max(down, 0) : height + down, max(right, 0) : width + right] = image[
-            max(-down, 0) : height - down, max(-right, 0) : width - right
-        ]
+        moved[to_rows, to_columns] = image[from_rows, from_columns]
         return record | {"image": moved}
 
 
@@ -142,3 +142,8 @@ def apply_pillow(operation: Callable[[Image.Image], Image.Image], image: np.ndar
         return np.asarray(operation(Image.fromarray(image)))
     channels = [operation(Image.fromarray(np.ascontiguousarray(image[..., c]))) for c in range(image.shape[-1])]
     return np.stack(channels, axis=-1)
+
+
+def _overlap(size, offset):
+    """The indices that something moved by `offset` gets to, and those that it comes from."""
+    return slice(max(offset, 0), max(size + offset, 0)), slice(max(-offset, 0), max(size - offset, 0))

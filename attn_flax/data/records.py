@@ -63,6 +63,9 @@ class Cached:
                 self._records[index] = record
         return record
 
+    def __reduce__(self):
+        return Cached, (self._source,)  # a worker process fills its own
+
 
 def hold_out(count: int, fraction: float, labels: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Splits the indices below `count` by a fixed permutation into (kept, held out), both in increasing order.

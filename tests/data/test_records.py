@@ -1,6 +1,7 @@
 """Sources: decoding, subsets, the cache, and what is held out."""
 
 import io
+import pickle
 
 import numpy as np
 import pytest
@@ -68,6 +69,15 @@ def test_cached_images_cannot_be_changed():
     record = Cached(numbered(2))[0]
     with pytest.raises(ValueError, match="read-only"):
         record["image"][0] = 0
+
+
+def test_the_cache_stays_in_its_process():
+    cached = Cached(numbered(200))
+    empty = len(pickle.dumps(cached))
+    assert all(cached[index]["label"] == index % 10 for index in range(200))
+    copy = pickle.loads(pickle.dumps(cached))
+    assert len(pickle.dumps(cached)) == empty
+    assert np.array_equal(copy[3]["image"], cached[3]["image"])
 
 
 def test_hold_out_is_a_partition_of_the_right_size():

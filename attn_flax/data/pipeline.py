@@ -17,9 +17,6 @@ from attn_flax.data.transforms import ResizeAndCrop
 
 _UNCHANGED = Augmentation()
 
-# Grain counts whole batches here; more of them would hold gigabytes of large images.
-_READING = grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)
-
 
 def train_batches(
     source: RandomAccessDataSource,
@@ -75,7 +72,7 @@ def train_batches(
     for step in augmentation.transforms(*shape[:2]):
         records = records.random_map(step) if isinstance(step, RandomMap) else records.map(step)
     batches = records.batch(local, batch_fn=collate)[start * process_count + process_index :: process_count]
-    batches = batches.to_iter_dataset(_READING)
+    batches = batches.to_iter_dataset(_reading(shape))
     if workers:
         _parse_flags()
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(workers), worker_init_fn=_ignore_interrupts)
@@ -124,7 +121,7 @@ def evaluation_batches(
         return collate.padded(records, local)
 
     steps = -(-len(source) // batch_size)
-    return grain.MapDataset.range(steps).map(read).to_iter_dataset(_READING)
+    return grain.MapDataset.range(steps).map(read).to_iter_dataset(_reading(shape))
 
 
 def _local_size(batch_size, process_index, process_count):
@@ -139,6 +136,15 @@ def _local_size(batch_size, process_index, process_count):
         f"batch_size must be divisible by process_count, got batch_size={batch_size}, process_count={process_count}.",
     )
     return batch_size // process_count
+
+
+def _reading(shape):
+    """How batches are read ahead; Grain counts whole batches, and more of them would hold gigabytes of large images.
+
+    Threads pay where Pillow does most of the work; on small images they only wait for each other in Python.
+    """
+    large = shape[0] * shape[1] > 96**2
+    return grain.ReadOptions(num_threads=4 if large else 1, prefetch_buffer_size=4)
 
 
 def _parse_flags():

@@ -34,6 +34,22 @@ def check(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
+def check_same_size(*, axes: tuple[int, int], **shapes: tuple[int, ...]) -> None:
+    """Raises InputError unless two named arrays agree in an axis each; einsum would repeat an axis of size one unasked.
+
+    >>> check_same_size(q=(4, 3), k=(5, 1), axes=(-1, -1))
+    Traceback (most recent call last):
+    ...
+    attn_flax.checks.InputError: axis -1 of q and axis -1 of k must be of one size, got shapes (4, 3) and (5, 1).
+    """
+    (one, shape), (other, other_shape) = shapes.items()
+    check(
+        shape[axes[0]] == other_shape[axes[1]],
+        f"axis {axes[0]} of {one} and axis {axes[1]} of {other} must be of one size, "
+        f"got shapes {shape} and {other_shape}.",
+    )
+
+
 def check_arguments(kind: str, factory: Callable, arguments: Iterable[str]) -> None:
     """Raises UnknownNameError for an argument that `factory`, a class or a function, does not take."""
     # A Module's class hides its signature behind its metaclass.

@@ -15,7 +15,7 @@ def check_channels(x: Array, channels: int) -> None:
     )
 
 
-def flatten_positions(x: Float[Array, "*b c"], num_spatial_dims: int) -> Float[Array, "*b n c"]:
+def flatten_positions(x: Float[Array, "*s c"], num_spatial_dims: int) -> Float[Array, "*b n c"]:
     """Lays the axes of positions before the channels out as one, in row-major order.
 
     >>> flatten_positions(jnp.ones((2, 7, 5, 3)), 2).shape

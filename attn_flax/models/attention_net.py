@@ -11,7 +11,7 @@ Source: the article's section 4.
 
 from collections.abc import Callable
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from flax import nnx
@@ -23,6 +23,7 @@ from attn_flax.checks import check
 from attn_flax.nn import ArticleGate
 
 
+@runtime_checkable
 class AttentionFactory(Protocol):
     """What a network asks of its attention argument: a module for maps of so many channels."""
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from attn_flax.checks import check
 from attn_flax.ops.precision import at_least_float32
 
 
@@ -13,9 +14,14 @@ def adaptive_average_pool(x: Float[Array, "*b h w c"], size: tuple[int, int]) ->
 
     Bins overlap where p does not divide h, and repeat rows where h < p. Accumulated in float32 or wider.
 
+    Raises:
+        InputError: a map or a size below 1×1.
+
     >>> adaptive_average_pool(jnp.arange(8.0).reshape(2, 4, 1), (1, 2)).squeeze()
     Array([2.5, 4.5], dtype=float32)
     """
+    check(min(size) >= 1, f"size must be at least (1, 1), got {size}.")
+    check(min(x.shape[-3:-1]) >= 1, f"x must be a map of at least 1×1, got shape {x.shape}.")
     if x.shape[-3:-1] == size:
         return x
     rows, columns = (_bin_averages(s, p, at_least_float32(x.dtype)) for s, p in zip(x.shape[-3:-1], size, strict=True))

@@ -5,7 +5,7 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from attn_flax.checks import check
+from attn_flax.checks import check, check_same_size
 from attn_flax.ops.precision import at_least_float32
 
 MAX_MAP_BYTES = 2**30
@@ -15,9 +15,10 @@ def dot_product_scores(q: Float[Array, "*b n d"], k: Float[Array, "*b m d"]) -> 
     """e_ij = q_iᵀ k_j, accumulated and returned in float32 or wider.
 
     Raises:
-        InputError: one example's n×m map would take more than `MAX_MAP_BYTES` (1 GiB); nothing has been
-            allocated by then.
+        InputError: q and k differ in d; or one example's n×m map would take more than `MAX_MAP_BYTES` (1 GiB);
+            nothing has been allocated by then.
     """
+    check_same_size(q=q.shape, k=k.shape, axes=(-1, -1))
     dtype = at_least_float32(jnp.result_type(q, k))
     n, m = q.shape[-2], k.shape[-2]
     bytes_needed = n * m * dtype.itemsize
@@ -31,5 +32,10 @@ def dot_product_scores(q: Float[Array, "*b n d"], k: Float[Array, "*b m d"]) -> 
 
 
 def attend(weights: Float[Array, "*b n m"], v: Float[Array, "*b m e"]) -> Float[Array, "*b n e"]:
-    """o_i = Σ_j α_ij v_j, in the type of the values."""
+    """o_i = Σ_j α_ij v_j, in the type of the values.
+
+    Raises:
+        InputError: the weights are not for as many keys as there are values.
+    """
+    check_same_size(weights=weights.shape, v=v.shape, axes=(-1, -2))
     return jnp.einsum("...nm,...me->...ne", weights, v).astype(v.dtype)

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from attn_flax.checks import check_same_size
 from attn_flax.ops.normalizers import guarded_reciprocal, sum_normalize
 from attn_flax.ops.precision import at_least_float32
 from attn_flax.ops.scores import attend, dot_product_scores
@@ -26,7 +27,12 @@ def sum_attention(
         γ (|g(d_i)| Σ_j |q_i|ᵀ|k_j| |v_j|  +  |g'(d_i)| |Σ_j (q_iᵀk_j) v_j| |q_i|ᵀ Σ_j |k_j|)
 
     to first order in u: the error grows with the cancellation in the sums, not with their length alone.
+
+    Raises:
+        InputError: q and k differ in d, or k and v in m.
     """
+    check_same_size(q=q.shape, k=k.shape, axes=(-1, -1))
+    check_same_size(k=k.shape, v=v.shape, axes=(-2, -2))
     n, m, d, e = q.shape[-2], k.shape[-2], q.shape[-1], v.shape[-1]
     if n * m * (d + e) <= d * e * (n + m):
         return attend(sum_normalize(dot_product_scores(q, k), epsilon=epsilon), v)

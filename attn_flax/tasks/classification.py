@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import PyTree
 
 from attn_flax.checks import check
 from attn_flax.tasks.mixing import cutmix, mixup
@@ -65,7 +65,7 @@ class Classification:
 
     def evaluate(self, state: TrainState, batch: PyTree, *, axis: str | None = None) -> PyTree:
         """The sums of the cross-entropy and of the confusions, rows the true classes and columns the predicted."""
-        logits = self.logits(state.evaluated, batch["image"])
+        logits = _wide(self.module(state)(batch["image"]))
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         confusion = jnp.zeros((self.num_classes, self.num_classes), jnp.float32)
         sums = {
@@ -74,10 +74,10 @@ class Classification:
         }
         return sums if axis is None else jax.lax.psum(sums, axis)
 
-    def logits(self, variables: tuple[PyTree, PyTree], images: Float[Array, "b h w c"]) -> Float[Array, "b k"]:
-        """The logits in evaluation mode for (params, model_state)."""
+    def module(self, state: TrainState) -> nnx.Module:
+        """The network with the state's parameters, in evaluation mode."""
         network, _, _ = Network.split(self.model)
-        return _wide(network.evaluate(*variables, images))
+        return network.merge(*state.evaluated)
 
     def summarize(self, sums: PyTree) -> dict[str, float]:
         """The mean cross-entropy and the share of right predictions."""

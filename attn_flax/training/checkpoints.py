@@ -1,12 +1,12 @@
 """Checkpoints, written by Orbax."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jaxtyping import PyTree
 
 from attn_flax.training.loop import Callback, Report
 from attn_flax.training.parallel import Runner
@@ -44,13 +44,15 @@ class BestCheckpoint(Callback):
         host = jax.tree.map(np.array, self._runner.fetch(state.evaluated))
         self._manager.save(step, args=ocp.args.StandardSave(_named(host)))
 
-    def restore(self, like: tuple[PyTree, PyTree]) -> tuple[int, tuple[PyTree, PyTree]]:
-        """The step of the checkpoint, and its (params, model_state) in the shapes and types of `like`."""
+    def restore(self, state: TrainState) -> tuple[int, TrainState]:
+        """The step of the checkpoint, and the given state with the checkpoint's parameters and model state in it."""
         self._manager.wait_until_finished()
         step = self._manager.latest_step()
-        abstract = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), _named(like))
-        restored = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
-        return step, (restored["params"], restored["model_state"])
+        like = _named(self._runner.fetch(state.evaluated))
+        host = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
+        kept = self._manager.restore(step, args=ocp.args.StandardRestore(host))
+        whole = dataclasses.replace(self._runner.fetch(state), **kept, ema=None)
+        return step, self._runner.place(whole)
 
     def close(self) -> None:
         """Waits until everything is written."""

@@ -34,10 +34,6 @@ class Network:
         module.eval()
         return module
 
-    def evaluate(self, params: PyTree, model_state: PyTree, *inputs: Any) -> Any:
-        """The Module's output in evaluation mode."""
-        return self.merge(params, model_state)(*inputs)
-
     def train(
         self, params: PyTree, model_state: PyTree, *inputs: Any, key: jax.Array, axis: str | None = None
     ) -> tuple[Any, PyTree]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,12 @@ Parallelism = Literal["jit", "pmap"]
 AXIS = "data"
 
 
+@runtime_checkable
 class Runner(Protocol):
     """A task's functions on devices. States and batches enter through `place` and `put`, and leave through `fetch`."""
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """Raises InputError unless the devices can share a batch of that size evenly."""
 
     def place(self, state: TrainState) -> TrainState:
         """The state on all devices."""
@@ -55,14 +59,27 @@ def parallelize(task: Task, how: Parallelism = "jit", devices: Sequence[Any] | N
     return runner(task, list(devices or jax.devices()))
 
 
-class JitRunner:
+class _Devices:
+    def __init__(self, devices):
+        self._devices = devices
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """Raises InputError unless the devices can share a batch of that size evenly."""
+        count = len(self._devices)
+        check(
+            batch_size > 0 and batch_size % count == 0,
+            f"the batch size must be a multiple of the device count, got batch size {batch_size} on {count} devices.",
+        )
+
+
+class JitRunner(_Devices):
     """The step under one jit over a mesh of devices."""
 
     def __init__(self, task: Task, devices: Sequence[Any]):
+        super().__init__(devices)
         mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
         self._replicated = NamedSharding(mesh, PartitionSpec())
         self._split = NamedSharding(mesh, PartitionSpec(AXIS))
-        self._devices = devices
         self.update = jax.jit(task.update, donate_argnums=0, out_shardings=self._replicated)
         self.evaluate = jax.jit(task.evaluate, out_shardings=self._replicated)
 
@@ -72,7 +89,7 @@ class JitRunner:
 
     def put(self, batch: Batch) -> Batch:
         """The batch, its rows split over the mesh."""
-        _check_divides(batch, self._devices)
+        self.check_batch_size(len(jax.tree.leaves(batch)[0]))
         return jax.device_put(batch, self._split)
 
     def fetch(self, tree: PyTree) -> PyTree:
@@ -80,11 +97,11 @@ class JitRunner:
         return tree
 
 
-class PmapRunner:
+class PmapRunner(_Devices):
     """The step under pmap: states and metrics have a leading device axis."""
 
     def __init__(self, task: Task, devices: Sequence[Any]):
-        self._devices = devices
+        super().__init__(devices)
         self.update = jax.pmap(partial(task.update, axis=AXIS), AXIS, devices=devices, donate_argnums=0)
         self.evaluate = jax.pmap(partial(task.evaluate, axis=AXIS), AXIS, devices=devices)
 
@@ -94,17 +111,10 @@ class PmapRunner:
 
     def put(self, batch: Batch) -> Batch:
         """The batch with a leading device axis."""
-        _check_divides(batch, self._devices)
+        self.check_batch_size(len(jax.tree.leaves(batch)[0]))
         return jax.tree.map(lambda x: x.reshape(len(self._devices), -1, *x.shape[1:]), dict(batch))
 
     def fetch(self, tree: PyTree) -> PyTree:
         """The first device's copy; all are equal."""
         return jax.tree.map(lambda x: x[0], tree)
 
-
-def _check_divides(batch, devices):
-    rows = len(jax.tree.leaves(batch)[0])
-    check(
-        rows % len(devices) == 0,
-        f"the batch size must be a multiple of the device count, got batch size {rows} on {len(devices)} devices.",
-    )

@@ -1,7 +1,7 @@
 """What the loop asks of a task."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 from jaxtyping import PyTree
@@ -11,6 +11,7 @@ from attn_flax.training.step import TrainState
 Batch = Mapping[str, Any]
 
 
+@runtime_checkable
 class Task(Protocol):
     """What is learned: a state and two pure functions of it, written for one batch on one device.
 

@@ -119,12 +119,12 @@ class Article(nnx.Module):
         self.epsilon = epsilon
         self.num_spatial_dims = num_spatial_dims
 
-    def attention_map(self, x: Float[Array, "*b c"]) -> Float[Array, "*b n n"]:
+    def attention_map(self, x: Float[Array, "*s c"]) -> Float[Array, "*b n n"]:
         """α, a row for each position and a column for each position it attends to, both in row-major order."""
         normalize = ops.softmax if self.normalizer == "softmax" else partial(ops.sum_normalize, epsilon=self.epsilon)
         return article_weights(self._positions(x), self.weigh, normalize=normalize)
 
-    def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
+    def __call__(self, x: Float[Array, "*s c"]) -> Float[Array, "*s c"]:
         """o, in the layout of x: any batch axes, `num_spatial_dims` axes of positions, channels."""
         if self.normalizer == "sum":
             out = article_sum_attention(self._positions(x), self.weigh, epsilon=self.epsilon, residual=self.residual)

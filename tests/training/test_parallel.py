@@ -1,0 +1,145 @@
+"""The same numbers wherever the step runs, batch statistics and dropout included."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from attn_flax.checks import InputError
+from attn_flax.tasks import Classification
+from attn_flax.training import Learning, parallelize
+from attn_flax.training.parallel import AXIS
+from tests.training.networks import SmallNet, random_batches
+
+STEPS = 20
+TOLERANCE = {"float64": 1e-9, "float32": 1e-5}
+BATCH = 16
+
+
+@pytest.fixture(params=["float64", "float32"])
+def dtype(request):
+    with jax.enable_x64(request.param == "float64"):
+        yield request.param
+
+
+def task(dtype, dropout, accumulate=1):
+    optimizer = optax.sgd(0.1, momentum=0.9)
+    learning = Learning(optimizer, accumulate=accumulate, ema_decay=0.9)
+    return Classification(SmallNet(dropout=dropout, dtype=dtype, rngs=nnx.Rngs(1)), learning, 5, label_smoothing=0.1)
+
+
+def run(runner, state):
+    """The state after the steps and the losses on the way, as one device has them."""
+    state, losses = runner.place(state), []
+    dtype = jax.tree.leaves(state.params)[0].dtype
+    for batch in random_batches(STEPS, BATCH, dtype=dtype):
+        state, metrics = runner.update(state, runner.put(batch))
+        losses.append(runner.fetch(metrics)["loss"])
+    return runner.fetch(state), np.array(losses)
+
+
+def trained(how, devices, dtype, dropout):
+    a_task = task(dtype, dropout)
+    return run(parallelize(a_task, how, jax.devices()[:devices]), a_task.init(jax.random.key(3)))
+
+
+def assert_equal_runs(run_a, run_b, dtype):
+    (state_a, losses_a), (state_b, losses_b) = run_a, run_b
+    np.testing.assert_allclose(losses_a, losses_b, rtol=0, atol=TOLERANCE[dtype])
+    kept = [(s.params, s.model_state, s.opt_state, s.ema) for s in (state_a, state_b)]
+    for a, b in zip(*map(jax.tree.leaves, kept), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE[dtype])
+    assert int(state_a.step) == int(state_b.step) == STEPS
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_a_mesh_agrees_with_one_device_dropout_on(devices, dtype):
+    assert_equal_runs(trained("jit", 1, dtype, 0.3), trained("jit", devices, dtype, 0.3), dtype)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_pmap_agrees_with_one_device_dropout_off(devices, dtype):
+    assert_equal_runs(trained("jit", 1, dtype, 0.0), trained("pmap", devices, dtype, 0.0), dtype)
+
+
+def test_pmap_agrees_with_vmap_of_the_same_step_dropout_on(dtype):
+    a_task = task(dtype, 0.3)
+    step = jax.jit(jax.vmap(lambda s, b: a_task.update(s, b, axis=AXIS), in_axes=(None, 0), axis_name=AXIS))
+    state, losses = a_task.init(jax.random.key(3)), []
+    for batch in random_batches(STEPS, BATCH, dtype=dtype):
+        states, metrics = step(state, jax.tree.map(lambda x: x.reshape(8, -1, *x.shape[1:]), batch))
+        for leaf in jax.tree.leaves((states.params, states.model_state)):
+            np.testing.assert_allclose(leaf, np.broadcast_to(leaf[:1], leaf.shape), atol=1e-12)
+        state = jax.tree.map(lambda x: x[0], states)
+        losses.append(metrics["loss"][0])
+    assert_equal_runs((state, np.array(losses)), trained("pmap", 8, dtype, 0.3), dtype)
+
+
+def test_pmap_devices_draw_different_dropout_masks():
+    net = SmallNet(dropout=0.5, rngs=nnx.Rngs(0))
+    a_task = Classification(net, Learning(optax.sgd(1.0)), 5)
+    row = next(random_batches(1, 1))
+    same_rows = jax.tree.map(lambda x: np.repeat(x, 8, 0), row)
+
+    def device_grads(state, batch):
+        before = state.params
+        keys = jax.random.fold_in(jax.random.fold_in(state.key, state.step), jax.lax.axis_index(AXIS))
+        del keys
+        after, _ = a_task.update(state, batch, axis=AXIS)
+        return jax.tree.map(lambda a, b: a - b, before, after.params)
+
+    on_all = jax.pmap(device_grads, AXIS, in_axes=(None, 0))(
+        a_task.init(jax.random.key(0)), jax.tree.map(lambda x: x.reshape(8, 1, *x.shape[1:]), same_rows)
+    )
+    on_one = jax.pmap(device_grads, AXIS, in_axes=(None, 0), devices=jax.devices()[:1])(
+        a_task.init(jax.random.key(0)), jax.tree.map(lambda x: x[None], row)
+    )
+    # Were all masks equal, eight copies of a row would give the gradient of one.
+    assert not np.allclose(on_all["linear"]["kernel"][0], on_one["linear"]["kernel"][0], atol=1e-3)
+
+
+def test_accumulated_parts_give_the_whole_batch_step(dtype):
+    """With neither dropout nor batch statistics; compared are the states after the steps."""
+
+    class Plain(nnx.Module):
+        def __init__(self, rngs):
+            self.linear = nnx.Linear(3, 5, param_dtype=dtype, rngs=rngs)
+
+        def __call__(self, x):
+            return self.linear(jnp.tanh(x)).mean((1, 2))
+
+    def finished(accumulate, devices):
+        learning = Learning(optax.adam(0.01), accumulate=accumulate)
+        a_task = Classification(Plain(nnx.Rngs(0)), learning, 5)
+        return run(parallelize(a_task, "jit", jax.devices()[:devices]), a_task.init(jax.random.key(0)))
+
+    for devices in (1, 4):
+        assert_equal_runs(finished(1, 1), finished(4, devices), dtype)
+
+
+@pytest.mark.parametrize("how", ["jit", "pmap"])
+def test_evaluation_sums_are_those_of_one_device(how):
+    a_task = task("float32", 0.5)
+    state = a_task.init(jax.random.key(0))
+    batch = next(random_batches(1, BATCH)) | {"weight": np.array([1.0] * 13 + [0.0] * 3, np.float32)}
+    expected = a_task.evaluate(state, batch)
+    runner = parallelize(a_task, how)
+    sums = runner.fetch(runner.evaluate(runner.place(state), runner.put(batch)))
+    np.testing.assert_allclose(sums["confusion"], expected["confusion"])
+    np.testing.assert_allclose(sums["loss"], expected["loss"], rtol=1e-5)
+    assert float(sums["confusion"].sum()) == 13
+
+
+@pytest.mark.parametrize("how", ["jit", "pmap"])
+@pytest.mark.parametrize("batch_size", [4, 12])
+def test_a_batch_that_devices_cannot_share_is_refused(how, batch_size):
+    runner = parallelize(task("float32", 0.0), how)
+    with pytest.raises(InputError, match=f"multiple of the device count, got batch size {batch_size} on 8 devices"):
+        runner.put(next(random_batches(1, batch_size)))
+
+
+def test_an_unknown_way_is_refused():
+    with pytest.raises(Exception, match="pmap"):
+        parallelize(task("float32", 0.0), "fork")

@@ -1,0 +1,115 @@
+"""From configuration to things: data, models and optimisers."""
+
+import ast
+import dataclasses
+from collections.abc import Iterable, Iterator
+from functools import partial
+
+import jax.numpy as jnp
+from flax import nnx
+
+from attn_flax import data
+from attn_flax.catalog import create_attention
+from attn_flax.checks import InputError
+from attn_flax.models import create_model
+from attn_flax.runs.config import DataConfig, ModelConfig, OptimizerConfig
+from attn_flax.training import Learning, Plan, create_optimizer, create_schedule
+from attn_flax.training.task import Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageData:
+    """A data set as networks see it.
+
+    Attributes:
+        dataset: its splits and class names.
+        config: how it is prepared, with nothing left open: size, mean and standard deviation are filled in.
+        batch_size: of training and evaluation.
+    """
+
+    dataset: data.Dataset
+    config: DataConfig
+    batch_size: int
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.dataset.class_names)
+
+    def train_batches(self, *, seed: int, start: int = 0) -> Iterator[Batch]:
+        """The endless training batches from step `start` on: that of step s is a function of (seed, s) alone."""
+        return data.train_batches(
+            self.dataset.train,
+            seed=seed,
+            augmentation=self.config.augment,
+            start=start,
+            workers=self.config.workers,
+            **self._format,
+        )
+
+    def evaluation_batches(self, split: str) -> Iterable[Batch]:
+        """The batches of "validation" or "test": every example once."""
+        return data.evaluation_batches(getattr(self.dataset, split), **self._format)
+
+    @property
+    def _format(self):
+        return {
+            "batch_size": self.batch_size,
+            "shape": (self.config.size, self.config.size, self.config.channels),
+            "mean": self.config.mean,
+            "std": self.config.std,
+            "num_classes": self.num_classes,
+        }
+
+
+def build_model(config: ModelConfig, *, num_classes: int, in_channels: int, rngs: nnx.Rngs) -> nnx.Module:
+    """The network of the configuration.
+
+    Raises:
+        InputError: a name or an argument that does not exist, or a value that is refused.
+    """
+    arguments = {"dtype": jnp.dtype(config.dtype), **_parse_arguments("model.arguments", config.arguments)}
+    attention = config.attention
+    attention_arguments = _parse_arguments("model.attention-arguments", config.attention_arguments)
+    if attention != "none":
+        attention = partial(create_attention, attention, dtype=arguments["dtype"], **attention_arguments)
+    elif attention_arguments:
+        raise InputError(f"attention 'none' takes no arguments, got {', '.join(config.attention_arguments)}.")
+    return create_model(
+        config.name,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        **arguments,
+        attention=attention,
+        rngs=rngs,
+    )
+
+
+def build_learning(config: OptimizerConfig, plan: Plan) -> Learning:
+    """The optimiser of the configuration, its schedule laid over the plan's steps.
+
+    Raises:
+        InputError: a name that does not exist, or a value that is refused.
+    """
+    warmup_steps = round(config.warmup_epochs * plan.steps / plan.epochs)
+    rate = create_schedule(
+        config.schedule, config.learning_rate, steps=plan.steps, warmup_steps=warmup_steps
+    )
+    optimizer = create_optimizer(
+        config.name, rate, weight_decay=config.weight_decay, clip_norm=config.clip_norm
+    )
+    return Learning(optimizer, accumulate=config.accumulate, ema_decay=config.ema_decay)
+
+
+def _parse_arguments(option, pairs):
+    """{"reduction": 4} of ("reduction=4",): Python literals, and what is none is a string."""
+    arguments = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (name and equals):
+            raise InputError(f"{option} must be NAME=VALUE, got {pair!r}.")
+        try:
+            arguments[name] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            arguments[name] = value
+    return arguments

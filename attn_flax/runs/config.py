@@ -1,0 +1,72 @@
+"""The configuration that experiments share; every field is an option of their command line."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from attn_flax.data import Augmentation
+from attn_flax.training.optimizers import Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The images, and how they are prepared."""
+
+    name: str = "digits"
+    """A classification set of TensorFlow Datasets, or the embedded `digits`."""
+    dir: Path | None = None
+    """The folder of prepared TFDS sets; by default TFDS's own."""
+    folder: Path | None = None
+    """A folder of images instead of a named set: FOLDER/CLASS/IMAGE or FOLDER/{train,validation,test}/CLASS/IMAGE."""
+    size: int | None = None
+    """Resize and crop the images to this height and width; by default they keep their own, which must be one."""
+    channels: int = 3
+    """The channels that the network sees; one is repeated to three."""
+    validation: float = 0.1
+    """The share of the training images held out to choose the best checkpoint, where the set has no validation split;
+    0 trains on all of them and keeps the last checkpoint."""
+    augment: Augmentation = dataclasses.field(default_factory=Augmentation)
+    mean: tuple[float, ...] | None = None
+    """The channels' means, in [0, 1], by which images are standardised; by default those of the training images."""
+    std: tuple[float, ...] | None = None
+    """The channels' standard deviations, likewise."""
+    workers: int = 0
+    """Processes that prepare training batches; 0 prepares them in a thread of the main one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The network and its attention."""
+
+    name: str = "attention_net"
+    """A network of `attn_flax.list_models()`."""
+    attention: str = "article_gate"
+    """A mechanism of `attn_flax.list_attentions()`, or `none`."""
+    arguments: tuple[str, ...] = ()
+    """Further arguments of the network, as NAME=VALUE."""
+    attention_arguments: tuple[str, ...] = ()
+    """Arguments of the mechanism, as NAME=VALUE."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """The type to compute in; parameters stay float32."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """How gradients move the parameters."""
+
+    name: str = "adamw"
+    """One of adafactor, adam, adamw, lamb, lion, sgd."""
+    learning_rate: float = 1e-3
+    """The learning rate after the warm-up."""
+    schedule: Schedule = "cosine"
+    """What the learning rate does after the warm-up."""
+    warmup_epochs: float = 0.0
+    """The epochs over which the learning rate rises from 0."""
+    weight_decay: float = 0.0
+    """The decay of kernels and matrices; biases and scales do not decay."""
+    clip_norm: float | None = None
+    """Scale gradients of a larger global norm down to it."""
+    accumulate: int = 1
+    """Cut a batch into so many parts and average their gradients, for less memory."""
+    ema_decay: float = 0.0
+    """The decay of the parameters' moving average, which is then what is evaluated; 0 keeps none."""

@@ -1,0 +1,145 @@
+"""Train an image classifier with attention, and see what it learned.
+
+    python -m experiments.classification                                   the article's network on scanned digits
+    python -m experiments.classification --preset article                  the article's recipe to the letter
+    python -m experiments.classification --data.name cifar10 --data.dir DIR
+
+The run folder gets config.json, metrics.jsonl, TensorBoard event files, the best checkpoint, result.json with the test
+accuracy, and pictures: learning curves, the confusion matrix, attention maps beside their inputs.
+"""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from flax import nnx
+from rich.console import Console
+
+from attn_flax import explain, runs, training
+from attn_flax.data import Augmentation
+from attn_flax.tasks import Classification
+from attn_flax.training.parallel import Parallelism
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Train an image classifier with attention, and see what it learned."""
+
+    preset: Literal["default", "article"] = "default"
+    """What the other options start from: our recipe for the article's network, or the article's own."""
+    data: runs.DataConfig = dataclasses.field(default_factory=runs.DataConfig)
+    model: runs.ModelConfig = dataclasses.field(default_factory=runs.ModelConfig)
+    optimizer: runs.OptimizerConfig = dataclasses.field(default_factory=runs.OptimizerConfig)
+    epochs: int = 25
+    """How often to see every training image."""
+    batch_size: int = 64
+    """The images of a step, over all devices."""
+    label_smoothing: float = 0.0
+    """The share of the target spread evenly over all classes."""
+    mixup: float = 0.0
+    """α of mixup; 0 for none."""
+    cutmix: float = 0.0
+    """α of CutMix; 0 for none. With both, each batch takes one of them."""
+    parallel: Parallelism = "jit"
+    """`jit` over a mesh of all devices, or `pmap` with explicit collectives."""
+    report_every: int = 50
+    """Steps between reports; the end of an epoch is always reported."""
+    seed: int = 0
+    """Of the initial parameters, the order of the images, augmentation and dropout."""
+    run: Path | None = None
+    """The run folder; by default runs/DATA-MODEL-DATE-TIME."""
+
+
+PRESETS = {
+    "default": Config(
+        data=runs.DataConfig(augment=Augmentation(shift=1)),
+        model=runs.ModelConfig(arguments=("activation=relu",)),
+        optimizer=runs.OptimizerConfig(name="adamw", learning_rate=2e-3, weight_decay=0.05, warmup_epochs=2),
+        label_smoothing=0.1,
+    ),
+    "article": Config(
+        preset="article",
+        optimizer=runs.OptimizerConfig(name="adam", learning_rate=1e-3, schedule="constant"),
+        epochs=100,
+        batch_size=128,
+    ),
+}
+
+
+def main(config: Config, console: Console | None = None) -> dict[str, Any]:
+    """Trains, evaluates and writes the run folder; returns the content of result.json."""
+    console = console or Console()
+    start = time.perf_counter()
+    data = runs.build_data(config.data, batch_size=config.batch_size, seed=config.seed)
+    plan = training.Plan(len(data.dataset.train), config.batch_size, config.epochs, config.report_every)
+    model = runs.build_model(
+        config.model, num_classes=data.num_classes, in_channels=config.data.channels, rngs=nnx.Rngs(config.seed)
+    )
+    learning = runs.build_learning(config.optimizer, plan)
+    task = Classification(
+        model, learning, data.num_classes, config.label_smoothing, config.mixup, config.cutmix
+    )
+    runner = training.parallelize(task, config.parallel)
+    runner.check_batch_size(config.batch_size)
+
+    folder = runs.RunFolder.create(config.run, name=f"{data.dataset.name}-{config.model.name}")
+    folder.write_json("config.json", dataclasses.replace(config, data=data.config))
+    checkpoint = training.BestCheckpoint(folder.path / "best", runner, task.score)
+
+    def evaluate(state, split):
+        return training.evaluate(runner, state, data.evaluation_batches(split))
+
+    state = training.fit(
+        runner,
+        runner.place(task.init(jax.random.key(config.seed))),
+        data.train_batches(seed=config.seed),
+        plan,
+        validate=(lambda state: task.summarize(evaluate(state, "validation"))) if data.dataset.validation else None,
+        callbacks=[
+            training.ProgressBar(plan, console),
+            training.MetricsFile(folder.path / "metrics.jsonl"),
+            training.EventFiles(folder.path),
+            checkpoint,
+        ],
+    )
+    if not data.dataset.validation:
+        checkpoint.save(plan.steps, state)
+    best_step, state = checkpoint.restore(state)
+    sums = evaluate(state, "test")
+    result = {
+        "test": task.summarize(sums),
+        "best_step": best_step,
+        "parameters": sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param))),
+        "seed": config.seed,
+        "wall_seconds": round(time.perf_counter() - start, 2),
+        **runs.environment(),
+    }
+    folder.write_json("result.json", result)
+    draw(folder, data, task.module(runner.fetch(state)), sums["confusion"])
+    console.print(
+        f"test accuracy {result['test']['accuracy']:.4f}  loss {result['test']['loss']:.4f}  "
+        f"(best of {plan.epochs} epochs on validation: step {best_step})\n{folder.path}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return result
+
+
+def draw(folder: runs.RunFolder, data: runs.ImageData, model: nnx.Module, confusion: np.ndarray) -> None:
+    """The run's pictures."""
+    images = next(iter(data.evaluation_batches("test")))["image"][:8]
+    maps = explain.attention_maps(model, images)
+    if maps:
+        explain.draw_attention_maps(
+            images, maps, folder.path / "attention_maps.png", mean=data.config.mean, std=data.config.std
+        )
+    explain.draw_learning_curves(folder.read_metrics(), folder.path / "learning_curves.png")
+    explain.draw_confusion_matrix(confusion, data.dataset.class_names, folder.path / "confusion_matrix.png")
+
+
+if __name__ == "__main__":
+    with runs.error_screen():
+        main(runs.parse(PRESETS))

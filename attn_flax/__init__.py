@@ -19,7 +19,7 @@ The names below are loaded when first used, so `import attn_flax` costs next to 
 
 import importlib
 
-__version__ = "0.1.0"
+from attn_flax.version import __version__
 
 _ROOMS = ("data", "explain", "functional", "models", "nn", "ops", "runs", "tasks", "training")
 _HOMES = {

@@ -8,6 +8,7 @@ The run folder gets config.json, metrics.jsonl, TensorBoard event files, the bes
 accuracy, and pictures: learning curves, the confusion matrix, attention maps beside their inputs.
 """
 
+import contextlib
 import dataclasses
 import time
 from pathlib import Path
@@ -19,9 +20,12 @@ from flax import nnx
 from rich.console import Console
 
 from attn_flax import explain, runs, training
+from attn_flax.checks import InputError
 from attn_flax.data import Augmentation
 from attn_flax.tasks import Classification
 from attn_flax.training.parallel import Parallelism
+
+IMAGES_DRAWN = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,74 +74,93 @@ PRESETS = {
 
 
 def main(config: Config, console: Console | None = None) -> dict[str, Any]:
-    """Trains, evaluates and writes the run folder; returns the content of result.json."""
+    """Trains, evaluates and writes the run folder; returns the content of result.json.
+
+    Raises:
+        InputError: something in the configuration, or an image, is wrong.
+    """
     console = console or Console()
     start = time.perf_counter()
-    data = runs.build_data(config.data, batch_size=config.batch_size, seed=config.seed)
+    data = runs.build_data(config.data, batch_size=config.batch_size)
     plan = training.Plan(len(data.dataset.train), config.batch_size, config.epochs, config.report_every)
     model = runs.build_model(
         config.model, num_classes=data.num_classes, in_channels=config.data.channels, rngs=nnx.Rngs(config.seed)
     )
     learning = runs.build_learning(config.optimizer, plan)
-    task = Classification(
-        model, learning, data.num_classes, config.label_smoothing, config.mixup, config.cutmix
-    )
+    task = Classification(model, learning, data.num_classes, config.label_smoothing, config.mixup, config.cutmix)
     runner = training.parallelize(task, config.parallel)
     runner.check_batch_size(config.batch_size)
 
     folder = runs.RunFolder.create(config.run, name=f"{data.dataset.name}-{config.model.name}")
     folder.write_json("config.json", dataclasses.replace(config, data=data.config))
-    checkpoint = training.BestCheckpoint(folder.path / "best", runner, task.score)
-
-    def evaluate(state, split):
-        return training.evaluate(runner, state, data.evaluation_batches(split))
-
-    state = training.fit(
-        runner,
-        runner.place(task.init(jax.random.key(config.seed))),
-        data.train_batches(seed=config.seed),
-        plan,
-        validate=(lambda state: task.summarize(evaluate(state, "validation"))) if data.dataset.validation else None,
-        callbacks=[
-            training.ProgressBar(plan, console),
-            training.MetricsFile(folder.path / "metrics.jsonl"),
-            training.EventFiles(folder.path),
-            checkpoint,
-        ],
-    )
-    if not data.dataset.validation:
-        checkpoint.save(plan.steps, state)
-    best_step, state = checkpoint.restore(state)
-    sums = evaluate(state, "test")
+    step, state = train(config, data, plan, runner, task, folder, console)
+    sums = training.evaluate(runner, state, data.evaluation_batches("test"))
     result = {
         "test": task.summarize(sums),
-        "best_step": best_step,
+        "step": step,
         "parameters": sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param))),
         "seed": config.seed,
         "wall_seconds": round(time.perf_counter() - start, 2),
         **runs.environment(),
     }
     folder.write_json("result.json", result)
-    draw(folder, data, task.module(runner.fetch(state)), sums["confusion"])
+    draw(folder, data, task.module(runner.fetch(state)), sums["confusion"], console)
+    accuracy, loss = result["test"]["accuracy"], result["test"]["loss"]
     console.print(
-        f"test accuracy {result['test']['accuracy']:.4f}  loss {result['test']['loss']:.4f}  "
-        f"(best of {plan.epochs} epochs on validation: step {best_step})\n{folder.path}",
+        f"test accuracy {accuracy:.4f} loss {loss:.4f} after step {step} of {plan.steps}\n{folder.path}",
         highlight=False,
         soft_wrap=True,
     )
     return result
 
 
-def draw(folder: runs.RunFolder, data: runs.ImageData, model: nnx.Module, confusion: np.ndarray) -> None:
+def train(
+    config: Config,
+    data: runs.ImageData,
+    plan: training.Plan,
+    runner: training.Runner,
+    task: training.Task,
+    folder: runs.RunFolder,
+    console: Console,
+) -> tuple[int, training.TrainState]:
+    """The step and the state that are best on the validation split, or the last where there is none."""
+    validate = None
+    if data.dataset.validation:
+
+        def validate(state):
+            return task.summarize(training.evaluate(runner, state, data.evaluation_batches("validation")))
+
+    checkpoint = training.BestCheckpoint(folder.path / "best", runner, task.score)
+    callbacks = [
+        training.ProgressBar(plan, console),
+        training.MetricsFile(folder.path / "metrics.jsonl"),
+        training.EventFiles(folder.path),
+        checkpoint,
+    ]
+    state = runner.place(task.init(jax.random.key(config.seed)))
+    with contextlib.closing(data.train_batches(seed=config.seed)) as batches:
+        state = training.fit(runner, state, batches, plan, validate=validate, callbacks=callbacks)
+    if validate is None:
+        checkpoint.save(plan.steps, state)
+    return checkpoint.restore(state)
+
+
+def draw(
+    folder: runs.RunFolder, data: runs.ImageData, model: nnx.Module, confusion: np.ndarray, console: Console
+) -> None:
     """The run's pictures."""
-    images = next(iter(data.evaluation_batches("test")))["image"][:8]
-    maps = explain.attention_maps(model, images)
-    if maps:
-        explain.draw_attention_maps(
-            images, maps, folder.path / "attention_maps.png", mean=data.config.mean, std=data.config.std
-        )
     explain.draw_learning_curves(folder.read_metrics(), folder.path / "learning_curves.png")
     explain.draw_confusion_matrix(confusion, data.dataset.class_names, folder.path / "confusion_matrix.png")
+    batch = next(iter(data.evaluation_batches("test")))
+    images = batch["image"][batch["weight"] > 0][:IMAGES_DRAWN]
+    try:
+        maps = explain.attention_maps(model, images)
+    except InputError as error:
+        console.print(f"no attention maps: {error}", highlight=False)
+        return
+    if maps:
+        path = folder.path / "attention_maps.png"
+        explain.draw_attention_maps(images, maps, path, mean=data.config.mean, std=data.config.std)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,13 @@ from flax import nnx
 
 from attn_flax import data
 from attn_flax.catalog import create_attention
-from attn_flax.checks import InputError
+from attn_flax.checks import InputError, check
 from attn_flax.models import create_model
 from attn_flax.runs.config import DataConfig, ModelConfig, OptimizerConfig
 from attn_flax.training import Learning, Plan, create_optimizer, create_schedule
 from attn_flax.training.task import Batch
+
+IMAGES_TO_LOOK_AT = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +57,29 @@ class ImageData:
     def _format(self):
         return {
             "batch_size": self.batch_size,
-            "shape": (self.config.size, self.config.size, self.config.channels),
+            "shape": (*self.config.size, self.config.channels),
             "mean": self.config.mean,
             "std": self.config.std,
             "num_classes": self.num_classes,
         }
+
+
+def build_data(config: DataConfig, *, batch_size: int) -> ImageData:
+    """The data set of the configuration, with size, mean and standard deviation taken from its training images if open.
+
+    Raises:
+        InputError: as in `data.load_dataset`; images of several sizes and none to make of them; a channel count or
+            a size below 1.
+    """
+    check(config.channels >= 1, f"data.channels must be at least 1, got {config.channels}.")
+    check(config.size is None or min(config.size) >= 1, f"data.size must be at least 1 1, got {config.size}.")
+    dataset = data.load_dataset(config.name, data_dir=config.dir, folder=config.folder, validation=config.validation)
+    size = config.size or _common_size(dataset)
+    mean, std = config.mean, config.std
+    if mean is None or std is None:
+        own_mean, own_std = data.channel_statistics(dataset.train, config.channels)
+        mean, std = mean or own_mean, std or own_std
+    return ImageData(dataset, dataclasses.replace(config, size=size, mean=mean, std=std), batch_size)
 
 
 def build_model(config: ModelConfig, *, num_classes: int, in_channels: int, rngs: nnx.Rngs) -> nnx.Module:
@@ -92,13 +112,21 @@ def build_learning(config: OptimizerConfig, plan: Plan) -> Learning:
         InputError: a name that does not exist, or a value that is refused.
     """
     warmup_steps = round(config.warmup_epochs * plan.steps / plan.epochs)
-    rate = create_schedule(
-        config.schedule, config.learning_rate, steps=plan.steps, warmup_steps=warmup_steps
-    )
-    optimizer = create_optimizer(
-        config.name, rate, weight_decay=config.weight_decay, clip_norm=config.clip_norm
-    )
+    rate = create_schedule(config.schedule, config.learning_rate, steps=plan.steps, warmup_steps=warmup_steps)
+    optimizer = create_optimizer(config.name, rate, weight_decay=config.weight_decay, clip_norm=config.clip_norm)
     return Learning(optimizer, accumulate=config.accumulate, ema_decay=config.ema_decay)
+
+
+def _common_size(dataset):
+    """The height and width that all images have, as far as a look at some of them tells."""
+    seen = {dataset.train[i]["image"].shape[:2] for i in range(min(len(dataset.train), IMAGES_TO_LOOK_AT))}
+    if len(seen) > 1:
+        (height, width), (other_height, other_width) = sorted(seen)[:2]
+        raise InputError(
+            f"the images of {dataset.name!r} differ in size, as {height}×{width} and {other_height}×{other_width}; "
+            "expected one size: make it with --data.size, for example --data.size 64 64."
+        )
+    return seen.pop()
 
 
 def _parse_arguments(option, pairs):

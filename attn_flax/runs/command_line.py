@@ -16,7 +16,9 @@ from attn_flax.checks import InputError
 Config = TypeVar("Config")
 
 
-def parse(presets: Mapping[str, Config], argv: Sequence[str] | None = None, *, description: str | None = None) -> Config:
+def parse(
+    presets: Mapping[str, Config], argv: Sequence[str] | None = None, *, description: str | None = None
+) -> Config:
     """The configuration that a command line stands for: that of its `--preset`, changed by its other options.
 
     Args:

@@ -18,8 +18,8 @@ class DataConfig:
     """The folder of prepared TFDS sets; by default TFDS's own."""
     folder: Path | None = None
     """A folder of images instead of a named set: FOLDER/CLASS/IMAGE or FOLDER/{train,validation,test}/CLASS/IMAGE."""
-    size: int | None = None
-    """Resize and crop the images to this height and width; by default they keep their own, which must be one."""
+    size: tuple[int, int] | None = None
+    """Resize and crop the images to this height and width; by default they keep their own, if all have the same."""
     channels: int = 3
     """The channels that the network sees; one is repeated to three."""
     validation: float = 0.1

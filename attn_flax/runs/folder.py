@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from attn_flax.checks import InputError
+from attn_flax.version import __version__
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +59,10 @@ class RunFolder:
 
 def environment() -> dict[str, Any]:
     """What a result depends on beside its configuration: versions and hardware."""
-    packages = ("attn_flax", "jax", "jaxlib", "flax", "optax", "numpy")
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
     device = jax.devices()[0]
     return {
-        "versions": {"python": platform.python_version()}
+        "versions": {"attn_flax": __version__, "python": platform.python_version()}
         | {package: importlib.metadata.version(package) for package in packages},
         "device": {
             "platform": device.platform,

@@ -117,4 +117,3 @@ class PmapRunner(_Devices):
     def fetch(self, tree: PyTree) -> PyTree:
         """The first device's copy; all are equal."""
         return jax.tree.map(lambda x: x[0], tree)
-

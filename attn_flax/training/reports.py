@@ -56,6 +56,7 @@ class ProgressBar(Callback):
         self._plan = plan
         self._console = console or Console()
         self._latest: dict[str, Report] = {}
+        self._unprinted: Report | None = None
         self._start = self._last_line = time.monotonic()
         self._bar = self._live_bar() if self._console.is_terminal else None
 
@@ -64,14 +65,17 @@ class ProgressBar(Callback):
         self._latest[report.split] = report
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=report.step, text=self._text(report))
-        elif self._is_due(report):
-            self._last_line = time.monotonic()
-            self._console.print(f"{self._text(report)}  ETA {self._eta(report.step)}", highlight=False, soft_wrap=True)
+            return
+        self._unprinted = report
+        if report.split == "validation" or time.monotonic() - self._last_line >= self.SECONDS_BETWEEN_LINES:
+            self._print_line()
 
     def close(self) -> None:
-        """Leaves the bar as it is."""
+        """Leaves the bar as it is, or the latest report on a last line."""
         if self._bar:
             self._bar.stop()
+        elif self._unprinted:
+            self._print_line()
 
     def _live_bar(self):
         bar = Progress(
@@ -81,14 +85,14 @@ class ProgressBar(Callback):
         bar.start()
         return bar
 
-    def _is_due(self, report):
-        if report.split == "validation":
-            return True
-        return time.monotonic() - self._last_line >= self.SECONDS_BETWEEN_LINES or report.step == self._plan.steps
+    def _print_line(self):
+        line = f"{self._text(self._unprinted)}  ETA {self._eta(self._unprinted.step)}"
+        self._console.print(line, highlight=False, soft_wrap=True)
+        self._unprinted, self._last_line = None, time.monotonic()
 
     def _text(self, report):
         splits = [
-            f"{split} " + " ".join(f"{name} {value:.4f}" for name, value in latest.metrics.items())
+            f"{split} " + " ".join(f"{name} {value:.4f}" for name, value in sorted(latest.metrics.items()))
             for split, latest in self._latest.items()
         ]
         epoch = f"epoch {report.epoch:.1f}/{self._plan.epochs}"

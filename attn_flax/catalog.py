@@ -67,7 +67,7 @@ def create_attention(name: str, channels: int, *, rngs: nnx.Rngs, **hyperparamet
     if name not in CATALOG:
         raise UnknownNameError("attention", name, CATALOG)
     row = CATALOG[name]
-    check_arguments(f"attention {name!r}", row.module, hyperparameters)
+    check_arguments(name, row.module, hyperparameters)
     for argument in row.arguments.keys() & hyperparameters.keys():
         raise InputError(f"{argument} of attention {name!r} is fixed to {row.arguments[argument]!r}.")
     return row.module(channels, **row.arguments, **hyperparameters, rngs=rngs)

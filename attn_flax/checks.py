@@ -50,10 +50,10 @@ def check_same_size(*, axes: tuple[int, int], **shapes: tuple[int, ...]) -> None
     )
 
 
-def check_arguments(kind: str, factory: Callable, arguments: Iterable[str]) -> None:
-    """Raises UnknownNameError for an argument that `factory`, a class or a function, does not take."""
+def check_arguments(name: str, factory: Callable, arguments: Iterable[str]) -> None:
+    """Raises UnknownNameError for an argument that `factory`, the class or function of that name, does not take."""
     # A Module's class hides its signature behind its metaclass.
     known = inspect.signature(factory.__init__ if inspect.isclass(factory) else factory).parameters.keys() - {"self"}
     for argument in arguments:
         if argument not in known:
-            raise UnknownNameError(f"argument of {kind}", argument, known)
+            raise UnknownNameError(f"{name} argument", argument, known)

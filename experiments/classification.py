@@ -61,7 +61,7 @@ PRESETS = {
     "default": Config(
         data=runs.DataConfig(augment=Augmentation(shift=1)),
         model=runs.ModelConfig(arguments=("activation=relu",)),
-        optimizer=runs.OptimizerConfig(name="adamw", learning_rate=2e-3, weight_decay=0.05, warmup_epochs=2),
+        optimizer=runs.OptimizerConfig(name="adamw", learning_rate=2e-3, weight_decay=0.05, warmup=0.08),
         label_smoothing=0.1,
     ),
     "article": Config(

@@ -1,6 +1,6 @@
 """The article's equations in naive float64 NumPy, and their gradients by hand: shares no code with attn_flax.
 
-Sums over positions, queries and keys are loops, as the article writes them. Matrices act on column vectors: a = W x + b.
+Sums over positions, queries and keys are loops, as the article writes them; matrices act on columns: a = W x + b.
 """
 
 import math

@@ -52,7 +52,7 @@ def create_model(name: str, *, num_classes: int = 1000, rngs: nnx.Rngs, **argume
     if name not in MODELS:
         raise UnknownNameError("model", name, MODELS)
     model, fixed = MODELS[name]
-    check_arguments(f"model {name!r}", model, arguments)
+    check_arguments(name, model, arguments)
     if "attention" in arguments:
         arguments["attention"] = _attention(arguments["attention"])
     if "activation" in arguments:

@@ -111,7 +111,8 @@ def build_learning(config: OptimizerConfig, plan: Plan) -> Learning:
     Raises:
         InputError: a name that does not exist, or a value that is refused.
     """
-    warmup_steps = round(config.warmup_epochs * plan.steps / plan.epochs)
+    check(0 <= config.warmup < 1, f"optimizer.warmup must be a share in [0, 1), got {config.warmup}.")
+    warmup_steps = int(config.warmup * plan.steps)
     rate = create_schedule(config.schedule, config.learning_rate, steps=plan.steps, warmup_steps=warmup_steps)
     optimizer = create_optimizer(config.name, rate, weight_decay=config.weight_decay, clip_norm=config.clip_norm)
     return Learning(optimizer, accumulate=config.accumulate, ema_decay=config.ema_decay)

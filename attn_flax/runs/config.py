@@ -60,8 +60,8 @@ class OptimizerConfig:
     """The learning rate after the warm-up."""
     schedule: Schedule = "cosine"
     """What the learning rate does after the warm-up."""
-    warmup_epochs: float = 0.0
-    """The epochs over which the learning rate rises from 0."""
+    warmup: float = 0.0
+    """The share of the steps over which the learning rate rises from 0."""
     weight_decay: float = 0.0
     """The decay of kernels and matrices; biases and scales do not decay."""
     clip_norm: float | None = None

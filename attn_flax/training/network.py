@@ -59,7 +59,8 @@ class Network:
         leaves, structure = jax.tree.flatten(self.rng_state)
         is_key = [jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in leaves]
         fresh = [
-            jax.random.fold_in(key, i) if is_key[i] else jnp.zeros_like(leaf)  # the others count a stream's draws
+            # Modules under vmap hold an array of keys; what is no key counts a stream's draws.
+            jax.random.split(jax.random.fold_in(key, i), leaf.shape) if is_key[i] else jnp.zeros_like(leaf)
             for i, leaf in enumerate(leaves)
         ]
         return jax.tree.unflatten(structure, fresh)

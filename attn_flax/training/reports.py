@@ -62,6 +62,8 @@ class ProgressBar(Callback):
 
     def on_report(self, report: Report, state: TrainState) -> None:
         """Shows the latest metrics of both splits."""
+        if self._unprinted and report.step > self._unprinted.step and self._plan.ends_epoch(self._unprinted.step):
+            self._print_line()  # nothing was validated at that epoch's end
         self._latest[report.split] = report
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=report.step, text=self._text(report))

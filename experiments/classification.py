@@ -11,6 +11,7 @@ accuracy, and pictures: learning curves, the confusion matrix, attention maps be
 import contextlib
 import dataclasses
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from attn_flax.checks import InputError
 from attn_flax.data import Augmentation
 from attn_flax.tasks import Classification
 from attn_flax.training.parallel import Parallelism
+from attn_flax.training.task import Batch
 
 IMAGES_DRAWN = 8
 
@@ -91,9 +93,11 @@ def main(config: Config, console: Console | None = None) -> dict[str, Any]:
     runner = training.parallelize(task, config.parallel)
     runner.check_batch_size(config.batch_size)
 
-    folder = runs.RunFolder.create(config.run, name=f"{data.dataset.name}-{config.model.name}")
-    folder.write_json("config.json", dataclasses.replace(config, data=data.config))
-    step, state = train(config, data, plan, runner, task, folder, console)
+    with contextlib.closing(data.train_batches(seed=config.seed)) as batches:
+        folder = runs.RunFolder.create(config.run, name=f"{data.dataset.name}-{config.model.name}")
+        folder.write_json("config.json", dataclasses.replace(config, data=data.config))
+        state = runner.place(task.init(jax.random.key(config.seed)))
+        step, state = train(state, batches, data, plan, runner, task, folder, console)
     sums = training.evaluate(runner, state, data.evaluation_batches("test"))
     result = {
         "test": task.summarize(sums),
@@ -115,7 +119,8 @@ def main(config: Config, console: Console | None = None) -> dict[str, Any]:
 
 
 def train(
-    config: Config,
+    state: training.TrainState,
+    batches: Iterator[Batch],
     data: runs.ImageData,
     plan: training.Plan,
     runner: training.Runner,
@@ -124,12 +129,6 @@ def train(
     console: Console,
 ) -> tuple[int, training.TrainState]:
     """The step and the state that are best on the validation split, or the last where there is none."""
-    validate = None
-    if data.dataset.validation:
-
-        def validate(state):
-            return task.summarize(training.evaluate(runner, state, data.evaluation_batches("validation")))
-
     checkpoint = training.BestCheckpoint(folder.path / "best", runner, task.score)
     callbacks = [
         training.ProgressBar(plan, console),
@@ -137,11 +136,15 @@ def train(
         training.EventFiles(folder.path),
         checkpoint,
     ]
-    state = runner.place(task.init(jax.random.key(config.seed)))
-    with contextlib.closing(data.train_batches(seed=config.seed)) as batches:
-        state = training.fit(runner, state, batches, plan, validate=validate, callbacks=callbacks)
-    if validate is None:
+
+    def validate(state):
+        return task.summarize(training.evaluate(runner, state, data.evaluation_batches("validation")))
+
+    if data.dataset.validation is None:
+        state = training.fit(runner, state, batches, plan, callbacks=callbacks)
         checkpoint.save(plan.steps, state)
+    else:
+        state = training.fit(runner, state, batches, plan, validate=validate, callbacks=callbacks)
     return checkpoint.restore(state)
 
 

@@ -1,5 +1,6 @@
 """The one loop of training, whatever the task."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -105,7 +106,9 @@ def fit(
         The last state, as the runner has it.
     """
     pending, since = [], time.perf_counter()
-    try:
+    with contextlib.ExitStack() as stack:
+        for callback in callbacks:
+            stack.callback(callback.close)
         for step in range(int(runner.fetch(state.step)) + 1, plan.steps + 1):
             state, metrics = runner.update(state, runner.put(next(batches)))
             pending.append(metrics)
@@ -117,9 +120,6 @@ def fit(
             if validate and plan.ends_epoch(step):
                 _report(Report(step, plan.epoch(step), "validation", validate(state), rate), state, callbacks)
             pending, since = [], time.perf_counter()
-    finally:
-        for callback in callbacks:
-            callback.close()
     return state
 
 

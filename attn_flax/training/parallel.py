@@ -62,6 +62,9 @@ def parallelize(task: Task, how: Parallelism = "jit", devices: Sequence[Any] | N
 class _Devices:
     def __init__(self, devices):
         self._devices = devices
+        mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+        self._replicated = NamedSharding(mesh, PartitionSpec())
+        self._split = NamedSharding(mesh, PartitionSpec(AXIS))
 
     def check_batch_size(self, batch_size: int) -> None:
         """Raises InputError unless the devices can share a batch of that size evenly."""
@@ -77,9 +80,6 @@ class JitRunner(_Devices):
 
     def __init__(self, task: Task, devices: Sequence[Any]):
         super().__init__(devices)
-        mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
-        self._replicated = NamedSharding(mesh, PartitionSpec())
-        self._split = NamedSharding(mesh, PartitionSpec(AXIS))
         self.update = jax.jit(task.update, donate_argnums=0, out_shardings=self._replicated)
         self.evaluate = jax.jit(task.evaluate, out_shardings=self._replicated)
 
@@ -107,7 +107,8 @@ class PmapRunner(_Devices):
 
     def place(self, state: TrainState) -> TrainState:
         """A copy of the state for every device."""
-        return jax.tree.map(lambda x: jnp.stack([x] * len(self._devices)), state)
+        stacked = jax.tree.map(lambda x: jnp.stack([x] * len(self._devices)), state)
+        return jax.device_put(stacked, self._split)
 
     def put(self, batch: Batch) -> Batch:
         """The batch with a leading device axis."""

@@ -135,6 +135,24 @@ def test_evaluation_sums_are_those_of_one_device(how):
 
 
 @pytest.mark.parametrize("how", ["jit", "pmap"])
+def test_a_fetched_state_can_be_placed_again(how):
+    a_task = task("float32", 0.0)
+    runner = parallelize(a_task, how)
+    one, two = random_batches(2, BATCH)
+
+    def trained(state, *batches):
+        state = runner.place(state)
+        for batch in batches:
+            state, _ = runner.update(state, runner.put(batch))
+        return runner.fetch(state)
+
+    without_break = trained(a_task.init(jax.random.key(0)), one, two)
+    with_break = trained(trained(a_task.init(jax.random.key(0)), one), two)
+    for a, b in zip(jax.tree.leaves(without_break.params), jax.tree.leaves(with_break.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("how", ["jit", "pmap"])
 @pytest.mark.parametrize("batch_size", [4, 12])
 def test_a_batch_that_devices_cannot_share_is_refused(how, batch_size):
     runner = parallelize(task("float32", 0.0), how)

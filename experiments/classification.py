@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from rich.console import Console
@@ -157,7 +158,7 @@ def draw(
     batch = next(iter(data.evaluation_batches("test")))
     images = batch["image"][batch["weight"] > 0][:IMAGES_DRAWN]
     try:
-        maps = explain.attention_maps(model, images)
+        maps = explain.attention_maps(model, jnp.asarray(images))
     except InputError as error:
         console.print(f"no attention maps: {error}", highlight=False)
         return

@@ -17,3 +17,9 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("full"):
                 item.add_marker(pytest.mark.skip(reason="full tier: run with --full"))
+
+
+@pytest.fixture(scope="session")
+def digits_dir(tmp_path_factory):
+    """A folder of prepared sets, so that no test writes to the user's."""
+    return tmp_path_factory.mktemp("tfds")

@@ -1,7 +1,9 @@
 """Labelled image sets of TensorFlow Datasets by name, read without tensorflow."""
 
+import contextlib
 import os
 
+import absl.logging
 import numpy as np
 import tensorflow_datasets as tfds
 from grain.sources import RandomAccessDataSource
@@ -32,12 +34,24 @@ def find_builder(
         return prepare_digits(data_dir)
     arguments = {"file_format": file_format} if file_format else {}
     try:
-        return tfds.builder(name, data_dir=data_dir, **arguments)
+        with _only_errors_logged():
+            return tfds.builder(name, data_dir=data_dir, **arguments)
     except tfds.core.DatasetNotFoundError:
         known = {"digits", *tfds.list_builders(with_community_datasets=False)}
         raise UnknownNameError("data set", name, known) from None
     except (AssertionError, ImportError, ValueError) as error:
         raise InputError(f"data set {name!r}: {error}") from error
+
+
+@contextlib.contextmanager
+def _only_errors_logged():
+    """Silences what TFDS logs of folders that lack a set, which is ours to report."""
+    verbosity = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    try:
+        yield
+    finally:
+        absl.logging.set_verbosity(verbosity)
 
 
 def load_catalogue_splits(

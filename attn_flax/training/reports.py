@@ -97,7 +97,7 @@ class ProgressBar(Callback):
             f"{split} " + " ".join(f"{name} {value:.4f}" for name, value in sorted(latest.metrics.items()))
             for split, latest in self._latest.items()
         ]
-        epoch = f"epoch {report.epoch:.1f}/{self._plan.epochs}"
+        epoch = f"epoch {min(report.epoch, self._plan.epochs):.1f}/{self._plan.epochs}"  # steps are rounded up
         return "  ".join([epoch, *splits, f"{report.examples_per_second:,.0f} images/s"])
 
     def _eta(self, step):

@@ -10,11 +10,6 @@ SHARED = Path(__file__).parents[3] / "shared" / "tfds"
 
 
 @pytest.fixture(scope="session")
-def digits_dir(tmp_path_factory):
-    return tmp_path_factory.mktemp("tfds")
-
-
-@pytest.fixture(scope="session")
 def digits(digits_dir):
     return load_dataset("digits", data_dir=digits_dir)
 

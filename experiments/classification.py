@@ -69,6 +69,7 @@ PRESETS = {
     ),
     "article": Config(
         preset="article",
+        data=runs.DataConfig(validation=0.0),  # the article holds nothing out, and takes the last epoch
         optimizer=runs.OptimizerConfig(name="adam", learning_rate=1e-3, schedule="constant"),
         epochs=100,
         batch_size=128,

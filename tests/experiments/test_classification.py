@@ -83,7 +83,7 @@ def test_the_article_recipe_is_the_articles():
         "constant",
     )
     assert (config.epochs, config.label_smoothing, config.model.arguments) == (100, 0.0, ())
-    assert config.data.augment == data.Augmentation()
+    assert (config.data.augment, config.data.validation) == (data.Augmentation(), 0)
 
 
 @pytest.mark.parametrize(

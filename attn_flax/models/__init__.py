@@ -54,27 +54,18 @@ def create_model(name: str, *, num_classes: int = 1000, rngs: nnx.Rngs, **argume
     model, fixed = MODELS[name]
     check_arguments(name, model, arguments)
     if "attention" in arguments:
-        arguments["attention"] = _attention(arguments["attention"])
+        attentions = {attention: partial(create_attention, attention) for attention in CATALOG}
+        arguments["attention"] = _named("attention", arguments["attention"], attentions)
     if "activation" in arguments:
-        arguments["activation"] = _activation(arguments["activation"])
+        arguments["activation"] = _named("activation", arguments["activation"], ACTIVATIONS)
     return model(num_classes, **fixed, **arguments, rngs=rngs)
 
 
-def _attention(attention):
-    if attention == "none":
-        return None
-    if isinstance(attention, str):
-        if attention not in CATALOG:
-            raise UnknownNameError("attention", attention, [*CATALOG, "none"])
-        return partial(create_attention, attention)
-    return attention
-
-
-def _activation(activation):
-    if activation == "none":
-        return None
-    if isinstance(activation, str):
-        if activation not in ACTIVATIONS:
-            raise UnknownNameError("activation", activation, [*ACTIVATIONS, "none"])
-        return ACTIVATIONS[activation]
-    return activation
+def _named(kind, value, table):
+    """What a name of the table stands for, None for "none"; what is no name stands for itself."""
+    if not isinstance(value, str):
+        return value
+    table = {"none": None, **table}
+    if value not in table:
+        raise UnknownNameError(kind, value, table)
+    return table[value]

@@ -96,7 +96,8 @@ def main(config: Config, console: Console | None = None) -> dict[str, Any]:
     runner.check_batch_size(config.batch_size)
 
     with contextlib.closing(data.train_batches(seed=config.seed)) as batches:
-        folder = runs.RunFolder.create(config.run, name=f"{data.dataset.name}-{config.model.name}")
+        name = data.dataset.name.replace("/", "-")  # of cmaterdb/bangla
+        folder = runs.RunFolder.create(config.run, name=f"{name}-{config.model.name}")
         folder.write_json("config.json", dataclasses.replace(config, data=data.config))
         state = runner.place(task.init(jax.random.key(config.seed)))
         step, state = train(state, batches, data, plan, runner, task, folder, console)

@@ -73,7 +73,8 @@ def build_data(config: DataConfig, *, batch_size: int) -> ImageData:
     """
     check(config.channels >= 1, f"data.channels must be at least 1, got {config.channels}.")
     check(config.size is None or min(config.size) >= 1, f"data.size must be at least 1 1, got {config.size}.")
-    dataset = data.load_dataset(config.name, data_dir=config.dir, folder=config.folder, validation=config.validation)
+    name = config.folder.resolve().name if config.folder else config.name
+    dataset = data.load_dataset(name, data_dir=config.dir, folder=config.folder, validation=config.validation)
     size = config.size or _common_size(dataset)
     mean, std = config.mean, config.std
     if mean is None or std is None:

@@ -69,7 +69,7 @@ class ProgressBar(Callback):
             self._bar.update(self._bar.task_ids[0], completed=report.step, text=self._text(report))
             return
         self._unprinted = report
-        if report.split == "validation" or time.monotonic() - self._last_line >= self.SECONDS_BETWEEN_LINES:
+        if report.split == "validation" or (self._is_due() and not self._plan.ends_epoch(report.step)):
             self._print_line()
 
     def close(self) -> None:
@@ -86,6 +86,9 @@ class ProgressBar(Callback):
         bar.add_task("", total=self._plan.steps, text="compiling …")
         bar.start()
         return bar
+
+    def _is_due(self):
+        return time.monotonic() - self._last_line >= self.SECONDS_BETWEEN_LINES
 
     def _print_line(self):
         line = f"{self._text(self._unprinted)}  ETA {self._eta(self._unprinted.step)}"

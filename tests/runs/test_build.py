@@ -27,7 +27,7 @@ def image_data(folder, **options):
 def test_size_and_statistics_are_those_of_the_training_images(folder):
     data = image_data(folder)
     pixels = np.stack([data.dataset.train[i]["image"] for i in range(len(data.dataset.train))]) / 255
-    assert data.config.size == (7, 5)
+    assert (data.dataset.name, data.config.size) == (folder.name, (7, 5))
     np.testing.assert_allclose(data.config.mean, pixels.mean((0, 1, 2)), rtol=1e-6)
     np.testing.assert_allclose(data.config.std, pixels.std((0, 1, 2)), rtol=1e-6)
 

@@ -66,7 +66,9 @@ class ProgressBar(Callback):
             self._print_line()  # nothing was validated at that epoch's end
         self._latest[report.split] = report
         if self._bar:
-            self._bar.update(self._bar.task_ids[0], completed=report.step, text=self._text(report))
+            epoch, rate, *splits = self._texts(report)
+            text = "\n".join([f"{epoch}  {rate}", *splits])  # in one line a narrow terminal would cut it off
+            self._bar.update(self._bar.task_ids[0], completed=report.step, text=text)
             return
         self._unprinted = report
         if report.split == "validation" or (self._is_due() and not self._plan.ends_epoch(report.step)):
@@ -91,17 +93,18 @@ class ProgressBar(Callback):
         return time.monotonic() - self._last_line >= self.SECONDS_BETWEEN_LINES
 
     def _print_line(self):
-        line = f"{self._text(self._unprinted)}  ETA {self._eta(self._unprinted.step)}"
+        epoch, rate, *splits = self._texts(self._unprinted)
+        line = "  ".join([epoch, *splits, rate, f"ETA {self._eta(self._unprinted.step)}"])
         self._console.print(line, highlight=False, soft_wrap=True)
         self._unprinted, self._last_line = None, time.monotonic()
 
-    def _text(self, report):
+    def _texts(self, report):
         splits = [
             f"{split} " + " ".join(f"{name} {value:.4f}" for name, value in sorted(latest.metrics.items()))
             for split, latest in self._latest.items()
         ]
-        epoch = f"epoch {min(report.epoch, self._plan.epochs):.1f}/{self._plan.epochs}"  # steps are rounded up
-        return "  ".join([epoch, *splits, f"{report.examples_per_second:,.0f} images/s"])
+        epoch = min(report.epoch, self._plan.epochs)  # steps are rounded up
+        return [f"epoch {epoch:.1f}/{self._plan.epochs}", f"{report.examples_per_second:,.0f} images/s", *splits]
 
     def _eta(self, step):
         seconds = (time.monotonic() - self._start) * (self._plan.steps - step) / step

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import struct
 
 import jax
@@ -134,12 +135,14 @@ def test_a_run_that_tells_nothing_prints_nothing(state):
 
 
 def test_on_a_terminal_there_is_one_bar(state):
-    console = Console(file=io.StringIO(), width=200, force_terminal=True)
+    console = Console(file=io.StringIO(), width=80, force_terminal=True)
     bar = ProgressBar(PLAN, console)
     told(bar, REPORTS, state)
     bar.close()
-    last_frame = console.file.getvalue().rsplit("\r", 1)[-1]
-    assert "━━━━━━━━━━" in last_frame
-    assert "epoch 1.5/3  train accuracy 0.6250 loss 1.2500  validation accuracy 0.3750 loss 1.7500" in last_frame
-    assert "3,456 images/s" in last_frame
-    assert "\x1b[?25h" in last_frame  # the cursor is back
+    first, second, third, *_ = last_frame = console.file.getvalue().rsplit("\r", 1)[-1].splitlines()
+    assert "━━━━━━━━━━" in first
+    assert "epoch 1.5/3  3,456 images/s" in first
+    assert re.search(r"\d:\d\d:\d\d", first)
+    assert second.strip() == "train accuracy 0.6250 loss 1.2500"
+    assert third.strip() == "validation accuracy 0.3750 loss 1.7500"
+    assert "\x1b[?25h" in last_frame[-1]  # the cursor is back

@@ -7,18 +7,22 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterable
 
+NAMES_SHOWN = 30
+
 
 class InputError(ValueError):
     """Something its user controls is wrong; the message says what, what was expected and what was given."""
 
 
 class UnknownNameError(InputError):
-    """A name that its table does not hold; the message lists the close ones."""
+    """A name that its table does not hold; the message lists the close ones, or else the first thirty."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]):
         known = sorted(known)
         close = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
-        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"known are {', '.join(known)}."
+        rest = f" and {len(known) - NAMES_SHOWN} more" if len(known) > NAMES_SHOWN else ""
+        all_names = f"known are {', '.join(known[:NAMES_SHOWN])}{rest}."
+        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else all_names
         super().__init__(f"unknown {kind} {name!r}: {hint}")
 
 

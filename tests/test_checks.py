@@ -15,6 +15,11 @@ def test_all_names_are_listed_where_none_is_close():
     assert str(UnknownNameError("fruit", "xyz", ["pear", "apple"])) == "unknown fruit 'xyz': known are apple, pear."
 
 
+def test_a_long_table_is_cut_off():
+    error = UnknownNameError("number", "xyz", [f"{i:03}" for i in range(245)])
+    assert str(error).endswith("028, 029 and 215 more.")
+
+
 def test_every_refusal_is_a_value_error():
     assert issubclass(UnknownNameError, InputError)
     assert issubclass(InputError, ValueError)

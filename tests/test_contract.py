@@ -84,6 +84,7 @@ def test_every_gradient_is_finite_and_none_is_zero(name):
 
     gradients = leaves(jax.grad(loss, argnums=(0, 1))(nnx.to_pure_dict(params), x))
     assert len(gradients) == 1 + len(jax.tree.leaves(params))
+    assert CASES[name].zero_gradients.keys() <= gradients.keys()
     for path, gradient in gradients.items():
         assert jnp.isfinite(gradient).all(), path
         assert bool(jnp.abs(gradient).max() > 0) is (path not in CASES[name].zero_gradients), path
@@ -119,6 +120,7 @@ def test_the_constructor_reads_as_all_others(name):
     parameters = inspect.signature(CATALOG[name].module.__init__).parameters
     _, channels, *others = parameters.values()
     assert channels.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    assert channels.default is inspect.Parameter.empty
     assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in others)
     assert parameters["rngs"].default is inspect.Parameter.empty
     assert len(parameters.keys() - {"self", channels.name, "rngs", "dtype", "param_dtype"}) <= OWN_ARGUMENTS_AT_MOST

@@ -13,5 +13,5 @@ def test_bad_input_is_refused_by_the_library_itself():
     command = [sys.executable, "-m", "pytest", "-q", "tests/refusals", "-o", "addopts=--import-mode=importlib"]
     environment = os.environ | {"REFUSALS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == 0, done.stdout + done.stderr
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 30

@@ -65,18 +65,24 @@ REFUSALS = {
     ),
     "attend": (
         lambda: ops.attend(ones((5, 3)), ones((1, 4))),
-        r"axis -1 of weights and axis -2 of v must be of one size",
+        r"axis -1 of weights and axis -2 of v must be of one size, got shapes \(5, 3\) and \(1, 4\)",
     ),
     "sum attention, queries": (
         lambda: ops.sum_attention(ones((5, 3)), ones((6, 1)), ones((6, 2))),
-        "axis -1 of q and axis -1 of k must be of one size",
+        r"axis -1 of q and axis -1 of k must be of one size, got shapes \(5, 3\) and \(6, 1\)",
     ),
     "sum attention, values": (
         lambda: ops.sum_attention(ones((5, 3)), ones((6, 3)), ones((1, 2))),
-        "axis -2 of k and axis -2 of v must be of one size",
+        r"axis -2 of k and axis -2 of v must be of one size, got shapes \(6, 3\) and \(1, 2\)",
     ),
-    "pool size": (lambda: ops.adaptive_average_pool(ones((7, 5, 3)), (0, 2)), r"at least \(1, 1\), got \(0, 2\)"),
-    "pool of nothing": (lambda: ops.adaptive_average_pool(ones((0, 5, 3)), (2, 2)), "a map of at least 1×1, got shape"),
+    "pool size": (
+        lambda: ops.adaptive_average_pool(ones((7, 5, 3)), (0, 2)),
+        r"size must be at least \(1, 1\), got \(0, 2\)",
+    ),
+    "pool of nothing": (
+        lambda: ops.adaptive_average_pool(ones((0, 5, 3)), (2, 2)),
+        r"a map of at least 1×1, got shape \(0, 5, 3\)",
+    ),
     "attention name": (
         lambda: catalog.create_attention("artcle", 8, rngs=RNGS),
         "unknown attention 'artcle': did you mean 'article'",
@@ -85,7 +91,14 @@ REFUSALS = {
         lambda: catalog.create_attention("article_gate", 8, reducton=4, rngs=RNGS),
         "unknown article_gate argument 'reducton': did you mean 'reduction'",
     ),
-    "model name": (lambda: models.create_model("attentionnet", rngs=RNGS), "did you mean 'attention_net'"),
+    "model name": (
+        lambda: models.create_model("attentionnet", rngs=RNGS),
+        "unknown model 'attentionnet': did you mean 'attention_net'",
+    ),
+    "model argument": (
+        lambda: models.create_model("attention_net", in_chanels=1, rngs=RNGS),
+        "unknown attention_net argument 'in_chanels': did you mean 'in_channels'",
+    ),
     "model classes": (
         lambda: models.create_model("attention_net", num_classes=0, rngs=RNGS),
         "num_classes must be at least 1, got 0",
@@ -96,11 +109,11 @@ REFUSALS = {
     ),
     "model attention": (
         lambda: models.create_model("attention_net", attention="artcle", rngs=RNGS),
-        "did you mean 'article'",
+        "unknown attention 'artcle': did you mean 'article'",
     ),
     "model activation": (
         lambda: models.create_model("attention_net", activation="relo", rngs=RNGS),
-        "did you mean 'relu'",
+        "unknown activation 'relo': did you mean 'relu'",
     ),
     "model input channels": (
         lambda: models.create_model("attention_net", rngs=RNGS)(ones((2, 9, 7, 1))),
@@ -119,6 +132,8 @@ REFUSALS = {
     "mixup": (lambda: task(mixup_alpha=-1.0), "mixup_alpha must not be negative, got -1.0"),
     "cutmix": (lambda: task(cutmix_alpha=-1.0), "cutmix_alpha must not be negative, got -1.0"),
     "shift": (lambda: data.Augmentation(shift=-1), "shift must be at least 0, got -1"),
+    "mirrored shift": (lambda: data.Augmentation(pad_crop=-2), "pad_crop must be at least 0, got -2"),
+    "operations": (lambda: data.Augmentation(randaugment=-3), "randaugment must be at least 0, got -3"),
     "magnitude": (lambda: data.Augmentation(magnitude=11), r"magnitude must be in \[0, 10\], got 11"),
     "erase": (lambda: data.Augmentation(erase=1.5), r"erase must be a probability in \[0, 1\], got 1.5"),
 }

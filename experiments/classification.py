@@ -8,11 +8,8 @@ The run folder gets config.json, metrics.jsonl, TensorBoard event files, the bes
 accuracy, and pictures: learning curves, the confusion matrix, attention maps beside their inputs.
 """
 
-import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -25,14 +22,12 @@ from attn_flax import explain, runs, training
 from attn_flax.checks import InputError
 from attn_flax.data import Augmentation
 from attn_flax.tasks import Classification
-from attn_flax.training.parallel import Parallelism
-from attn_flax.training.task import Batch
 
 IMAGES_DRAWN = 8
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(runs.TrainingConfig):
     """Train an image classifier with attention, and see what it learned."""
 
     preset: Literal["default", "article"] = "default"
@@ -40,24 +35,12 @@ class Config:
     data: runs.DataConfig = dataclasses.field(default_factory=runs.DataConfig)
     model: runs.ModelConfig = dataclasses.field(default_factory=runs.ModelConfig)
     optimizer: runs.OptimizerConfig = dataclasses.field(default_factory=runs.OptimizerConfig)
-    epochs: int = 25
-    """How often to see every training image."""
-    batch_size: int = 64
-    """The images of a step, over all devices."""
     label_smoothing: float = 0.0
     """The share of the target spread evenly over all classes."""
     mixup: float = 0.0
     """α of mixup; 0 for none."""
     cutmix: float = 0.0
     """α of CutMix; 0 for none. With both, each batch takes one of them."""
-    parallel: Parallelism = "jit"
-    """`jit` over a mesh of all devices, or `pmap` with explicit collectives."""
-    report_every: int = 50
-    """Steps between reports; the end of an epoch is always reported."""
-    seed: int = 0
-    """Of the initial parameters, the order of the images, augmentation and dropout."""
-    run: Path | None = None
-    """The run folder; by default runs/DATA-MODEL-DATE-TIME."""
 
 
 PRESETS = {
@@ -82,9 +65,16 @@ def main(config: Config, console: Console | None = None) -> dict[str, Any]:
 
     Raises:
         InputError: something in the configuration, or an image, is wrong.
+        StoppedError: a signal ended the training.
     """
-    console = console or Console()
     start = time.perf_counter()
+    runs.connect(config.distributed)
+    runs.keep_compiled_programs()
+    console = runs.quiet_unless_first(console)
+    runs.check_training(config)
+    if runs.is_finished(config):
+        console.print(f"{config.run} is finished: there is nothing left to do.", soft_wrap=True)
+        return runs.RunFolder(config.run).read_json("result.json")
     data = runs.build_data(config.data, batch_size=config.batch_size)
     plan = training.Plan(len(data.dataset.train), config.batch_size, config.epochs, config.report_every)
     model = runs.build_model(
@@ -92,26 +82,29 @@ def main(config: Config, console: Console | None = None) -> dict[str, Any]:
     )
     learning = runs.build_learning(config.optimizer, plan)
     task = Classification(model, learning, data.num_classes, config.label_smoothing, config.mixup, config.cutmix)
-    runner = training.parallelize(task, config.parallel)
+    runner = training.parallelize(task, config.parallel, fsdp=config.fsdp_devices)
     runner.check_batch_size(config.batch_size)
 
-    with contextlib.closing(data.train_batches(seed=config.seed)) as batches:
-        name = data.dataset.name.replace("/", "-")  # of cmaterdb/bangla
-        folder = runs.RunFolder.create(config.run, name=f"{name}-{config.model.name}")
+    name = data.dataset.name.replace("/", "-")  # of cmaterdb/bangla
+    folder = runs.RunFolder.open(config.run, name=f"{name}-{config.model.name}", resume=config.resume)
+    with runs.resumable(folder):
+        folder.write_json("classes.json", data.dataset.class_names)
         folder.write_json("config.json", dataclasses.replace(config, data=data.config))
-        state = runner.place(task.init(jax.random.key(config.seed)))
-        step, state = train(state, batches, data, plan, runner, task, folder, console)
-    sums = training.evaluate(runner, state, data.evaluation_batches("test"))
-    result = {
-        "test": task.summarize(sums),
-        "step": step,
-        "parameters": sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param))),
-        "seed": config.seed,
-        "wall_seconds": round(time.perf_counter() - start, 2),
-        **runs.environment(),
-    }
-    folder.write_json("result.json", result)
-    draw(folder, data, task.module(runner.fetch(state)), sums["confusion"], console)
+        step, state = runs.train(config, task, runner, data, plan, folder, console)
+        sums = training.evaluate(runner, state, data.evaluation_batches("test"))
+        result = {
+            "test": task.summarize(sums),
+            "step": step,
+            "epochs": config.epochs,
+            "parameters": sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param))),
+            "seed": config.seed,
+            "wall_seconds": round(time.perf_counter() - start, 2),
+            **runs.environment(),
+        }
+        best = task.module(runner.fetch(state))
+        if runs.is_first():
+            draw(folder, data, best, sums["confusion"], console)
+        folder.write_json("result.json", result)
     accuracy, loss = result["test"]["accuracy"], result["test"]["loss"]
     console.print(
         f"test accuracy {accuracy:.4f} loss {loss:.4f} after step {step} of {plan.steps}\n{folder.path}",
@@ -119,36 +112,6 @@ def main(config: Config, console: Console | None = None) -> dict[str, Any]:
         soft_wrap=True,
     )
     return result
-
-
-def train(
-    state: training.TrainState,
-    batches: Iterator[Batch],
-    data: runs.ImageData,
-    plan: training.Plan,
-    runner: training.Runner,
-    task: training.Task,
-    folder: runs.RunFolder,
-    console: Console,
-) -> tuple[int, training.TrainState]:
-    """The step and the state that are best on the validation split, or the last where there is none."""
-    checkpoint = training.BestCheckpoint(folder.path / "best", runner, task.score)
-    callbacks = [
-        training.ProgressBar(plan, console),
-        training.MetricsFile(folder.path / "metrics.jsonl"),
-        training.EventFiles(folder.path),
-        checkpoint,
-    ]
-
-    def validate(state):
-        return task.summarize(training.evaluate(runner, state, data.evaluation_batches("validation")))
-
-    if data.dataset.validation is None:
-        state = training.fit(runner, state, batches, plan, callbacks=callbacks)
-        checkpoint.save(plan.steps, state)
-    else:
-        state = training.fit(runner, state, batches, plan, validate=validate, callbacks=callbacks)
-    return checkpoint.restore(state)
 
 
 def draw(

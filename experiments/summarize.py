@@ -21,6 +21,9 @@ from scipy import stats
 from attn_flax import runs
 from attn_flax.checks import InputError
 
+INDIFFERENT = {"seed", "run", "resume", "checkpoint", "distributed", "hung_after", "profile", "report_every"}
+"""The options that runs of one group may differ in."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -94,7 +97,7 @@ def read_groups(folders: Sequence[Path]) -> list[Group]:
                 f"{folder} is not the folder of a finished run: expected config.json and result.json in it, "
                 f"got {error.strerror} ({error.filename})."
             ) from None
-        key = json.dumps({name: value for name, value in config.items() if name not in ("seed", "run")})
+        key = json.dumps({name: value for name, value in config.items() if name not in INDIFFERENT})
         groups[key][result["seed"]] = result
     return [Group(json.loads(key), results) for key, results in groups.items()]
 

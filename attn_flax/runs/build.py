@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -50,7 +51,7 @@ class ImageData:
         )
 
     def evaluation_batches(self, split: str) -> Iterable[Batch]:
-        """The batches of "validation" or "test": every example once."""
+        """The batches of "train", "validation" or "test": every example once, unless it is damaged."""
         return data.evaluation_batches(getattr(self.dataset, split), **self._format)
 
     @property
@@ -61,6 +62,8 @@ class ImageData:
             "mean": self.config.mean,
             "std": self.config.std,
             "num_classes": self.num_classes,
+            "process_index": jax.process_index(),
+            "process_count": jax.process_count(),
         }
 
 
@@ -80,7 +83,9 @@ def build_data(config: DataConfig, *, batch_size: int) -> ImageData:
     if mean is None or std is None:
         own_mean, own_std = data.channel_statistics(dataset.train, config.channels)
         mean, std = mean or own_mean, std or own_std
-    return ImageData(dataset, dataclasses.replace(config, size=size, mean=mean, std=std), batch_size)
+    images = ImageData(dataset, dataclasses.replace(config, size=size, mean=mean, std=std), batch_size)
+    images.evaluation_batches("test")  # refuses statistics that do not fit
+    return images
 
 
 def build_model(config: ModelConfig, *, num_classes: int, in_channels: int, rngs: nnx.Rngs) -> nnx.Module:

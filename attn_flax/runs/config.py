@@ -6,6 +6,7 @@ from typing import Literal
 
 from attn_flax.data import Augmentation
 from attn_flax.training.optimizers import Schedule
+from attn_flax.training.parallel import Parallelism
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,8 @@ class DataConfig:
     """The channels' standard deviations, likewise."""
     workers: int = 0
     """Processes that prepare training batches; 0 prepares them in a thread of the main one."""
+    max_bad: int = 0
+    """How many damaged records to skip before the run ends, in each process."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,3 +73,58 @@ class OptimizerConfig:
     """Cut a batch into so many parts and average their gradients, for less memory."""
     ema_decay: float = 0.0
     """The decay of the parameters' moving average, which is then what is evaluated; 0 keeps none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """When the whole state of the training is written down. Whatever the intervals, the best and the last are."""
+
+    every_steps: int | None = None
+    """Steps between checkpoints."""
+    every_minutes: float | None = 10.0
+    """Minutes between checkpoints."""
+    keep: int = 2
+    """How many of the latest to keep, beside the best."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DistributedConfig:
+    """Several processes that train together. Start each with the same options but for its own number."""
+
+    coordinator: str | None = None
+    """HOST:PORT at which process 0 can be reached by all."""
+    num_processes: int | None = None
+    """How many there are."""
+    process_id: int | None = None
+    """Which of them this is, from 0."""
+    auto: bool = False
+    """Ask the cluster for these three: Slurm, Open MPI, Kubernetes and TPU pods answer."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How long, where and how safely to train."""
+
+    epochs: int = 25
+    """How often to see every training example."""
+    batch_size: int = 64
+    """The examples of a step, over all devices and processes."""
+    parallel: Parallelism = "jit"
+    """`jit` over a mesh of all devices, `fsdp` with parameters and moments spread over them, or `pmap` with explicit
+    collectives."""
+    fsdp_devices: int | None = None
+    """For `fsdp`, over how many devices a state is spread; by default over all."""
+    distributed: DistributedConfig = dataclasses.field(default_factory=DistributedConfig)
+    checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    report_every: int = 50
+    """Steps between reports; the end of an epoch is always reported."""
+    hung_after: float = 10.0
+    """Minutes without progress after which a run tells that it hangs."""
+    profile: bool = False
+    """Trace some steps, into the run folder's `profile`, for TensorBoard or Perfetto."""
+    seed: int = 0
+    """Of the initial parameters, the order of the examples, augmentation and dropout."""
+    run: Path | None = None
+    """The run folder; by default a new one in runs/, named by data, model, date and time."""
+    resume: bool = False
+    """Go on with the run in the folder of `--run`, where there is one, with its options but for those given."""

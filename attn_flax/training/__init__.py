@@ -1,31 +1,53 @@
 """How a task is learned: its state, its step, devices, checkpoints and the loop."""
 
-from attn_flax.training.checkpoints import BestCheckpoint
-from attn_flax.training.loop import Callback, Plan, Report, evaluate, fit
+from attn_flax.training.checkpoints import (
+    ArchitectureError,
+    CheckpointError,
+    Checkpoints,
+    DamagedCheckpointError,
+    Restored,
+)
+from attn_flax.training.interruption import StoppedError, StopRequest
+from attn_flax.training.loop import Callback, NonFiniteError, Plan, Report, Tally, evaluate, fit
 from attn_flax.training.network import Network
 from attn_flax.training.optimizers import create_optimizer, create_schedule, list_optimizers
 from attn_flax.training.parallel import Runner, parallelize
+from attn_flax.training.profile import Profile
 from attn_flax.training.reports import EventFiles, MetricsFile, ProgressBar
-from attn_flax.training.step import Learning, TrainState
+from attn_flax.training.saver import Saver
+from attn_flax.training.step import Learning, TrainState, leaf_names
 from attn_flax.training.task import Task
+from attn_flax.training.watchdog import Watchdog
 
 __all__ = [
-    "BestCheckpoint",
+    "ArchitectureError",
     "Callback",
+    "CheckpointError",
+    "Checkpoints",
+    "DamagedCheckpointError",
     "EventFiles",
     "Learning",
     "MetricsFile",
     "Network",
+    "NonFiniteError",
     "Plan",
+    "Profile",
     "ProgressBar",
     "Report",
+    "Restored",
     "Runner",
+    "Saver",
+    "StopRequest",
+    "StoppedError",
+    "Tally",
     "Task",
     "TrainState",
+    "Watchdog",
     "create_optimizer",
     "create_schedule",
     "evaluate",
     "fit",
+    "leaf_names",
     "list_optimizers",
     "parallelize",
 ]

@@ -1,64 +1,364 @@
-"""Checkpoints, written by Orbax."""
+"""Checkpoints, written by Orbax beside the training, proven intact when they are read."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+import gc
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint.options import MultiprocessingOptions
 
-from attn_flax.training.loop import Callback, Report
-from attn_flax.training.parallel import Runner
-from attn_flax.training.step import TrainState
+from attn_flax.checks import InputError
+from attn_flax.training.digests import digest
+from attn_flax.training.step import TrainState, leaf_names
+
+NAMES_SHOWN = 12
+Score = tuple[float, ...]
 
 
-class BestCheckpoint(Callback):
-    """Keeps the parameters and model state of the highest validation score, the averages where a run keeps them.
+class CheckpointError(InputError):
+    """A checkpoint that cannot be written, or none that can be read."""
 
-    Args:
-        folder: where to keep them.
-        runner: the runner whose states it is told of.
-        score: validation metrics -> how good they are.
+
+class ArchitectureError(InputError):
+    """A checkpoint whose leaves are not those of the state to be restored."""
+
+
+class DamagedCheckpointError(InputError):
+    """A checkpoint of which something is missing or changed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What a checkpoint gives back.
+
+    Attributes:
+        step: how many updates had been made.
+        state: the state, in the layout of the one it was restored like.
+        past: the metrics of the steps since the last report, whose step's own reports were not made yet.
     """
 
-    def __init__(self, folder: Path, runner: Runner, score: Callable[[Mapping[str, float]], tuple[float, ...]]):
-        options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True, cleanup_tmp_directories=True)
-        self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
-        self._runner = runner
-        self._score = score
-        self._best: tuple[float, ...] | None = None
+    step: int
+    state: TrainState
+    past: list[dict[str, float]]
 
-    def on_report(self, report: Report, state: TrainState) -> None:
-        """Saves where the validation score is higher than ever; the writing goes on in the background."""
-        if report.split != "validation":
-            return
-        score = self._score(report.metrics)
-        if self._best is None or score > self._best:
-            self._best = score
-            self.save(report.step, state)
 
-    def save(self, step: int, state: TrainState) -> None:
-        """Makes this state the checkpoint."""
-        # Copied, since the next step uses the state's buffers up while they are being written.
-        host = jax.tree.map(np.array, self._runner.fetch(state.evaluated))
-        self._manager.save(step, args=ocp.args.StandardSave(_named(host)))
+class Checkpoints:
+    """The checkpoints of a run: the latest ones, and the best.
 
-    def restore(self, state: TrainState) -> tuple[int, TrainState]:
-        """The step of the checkpoint, and the given state with the checkpoint's parameters and model state in it."""
-        self._manager.wait_until_finished()
-        step = self._manager.latest_step()
-        like = _named(self._runner.fetch(state.evaluated))
-        host = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
-        kept = self._manager.restore(step, args=ocp.args.StandardRestore(host))
-        whole = dataclasses.replace(self._runner.fetch(state), **kept, ema=None)
-        return step, self._runner.place(whole)
+    A checkpoint holds the whole TrainState, whatever its layout over devices, with the configuration of its run and a
+    digest of every leaf. Writing goes on in the background; what a process leaves behind that dies meanwhile is no
+    checkpoint, and is cleaned up by the next.
+
+    Args:
+        folder: where they are, one folder for each step.
+        keep: how many of the latest to keep.
+        config: the configuration of the run, as JSON has it.
+        tell: shows a message.
+
+    Raises:
+        CheckpointError: the folder cannot be made or read.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keep: int = 2,
+        config: Mapping[str, Any] | None = None,
+        tell: Callable[[str], None] = print,
+    ):
+        self._folder = folder.resolve()
+        self._config = config
+        self._tell = tell
+        self._scores: dict[int, Score] = {}
+        self._writing: Future | None = None
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+        options = ocp.CheckpointManagerOptions(
+            create=False,
+            cleanup_tmp_directories=True,
+            preservation_policy=_LatestAndBest(keep, self._scores),
+            save_root_metadata=False,
+            # Orbax's own asynchronous writing waits for minutes where a folder cannot be made.
+            enable_async_checkpointing=False,
+            # Named, processes wait for each other without the devices, which the training needs meanwhile.
+            multiprocessing_options=MultiprocessingOptions(active_processes=set(range(jax.process_count()))),
+        )
+        with self._refusing("opened"):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._manager = ocp.CheckpointManager(self._folder, options=options)
+        for step in self.steps:
+            with contextlib.suppress(DamagedCheckpointError):
+                self._remember(step, self._read_record(step))
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints, in their order."""
+        return sorted(self._manager.all_steps())
+
+    @property
+    def best_score(self) -> Score | None:
+        """The highest score of a checkpoint that has one."""
+        return max(self._scores.values(), default=None)
+
+    def save(
+        self, step: int, state: TrainState, *, past: Sequence[Mapping[str, float]] = (), score: Score | None = None
+    ) -> None:
+        """Begins to write a checkpoint; waits for the one before to be written.
+
+        Args:
+            step: how many updates have been made.
+            state: as `Runner.portable` gives it; it may be used up as soon as this returns.
+            past: as in `Restored`.
+            score: on the validation split; higher is better.
+
+        Raises:
+            CheckpointError: this one or the one before cannot be written; those that are complete stay as they are.
+        """
+        leaves = _leaves(state)
+        copies, digests = _copied(leaves)
+        described = {name: _describe(leaf) for name, leaf in leaves.items()}
+        for name, value in jax.device_get(digests).items():
+            described[name]["digest"] = value.tolist()
+        record = {"leaves": described, "past": list(past), "score": score, "config": self._config}
+        args = ocp.args.Composite(state=ocp.args.StandardSave(copies), record=ocp.args.JsonSave(_sealed(record)))
+        self.close()
+        self._remember(step, record)  # before Orbax asks which to keep
+        self._writing = self._writer.submit(self._write, step, args)
+
+    def restore(self, like: TrainState, *, best: bool = False) -> Restored:
+        """The latest intact checkpoint, or the one with the best score; of a damaged one it tells, and takes the next.
+
+        Args:
+            like: a state as `Runner.portable` gives it; its values do not matter.
+            best: the highest score first, instead of the latest.
+
+        Raises:
+            ArchitectureError: the checkpoint has other leaves; the message lists them by path and shape.
+            CheckpointError: no checkpoint is intact.
+        """
+        return self._first_intact(best, lambda step, record: self._restore(step, record, like))
+
+    def read(self, *, best: bool = False) -> tuple[int, dict[str, np.ndarray]]:
+        """The step, and the leaves by their names, of the checkpoint that `restore` would take.
+
+        Raises:
+            CheckpointError: no checkpoint is intact.
+        """
+
+        def whole(step, record):
+            like = {name: np.empty(leaf["shape"], leaf["dtype"]) for name, leaf in record["leaves"].items()}
+            return step, self._read_leaves(step, record, like)
+
+        return self._first_intact(best, whole)
+
+    def forget_after(self, step: int) -> None:
+        """Removes the checkpoints of later steps, which a run that goes on from here writes anew."""
+        for later in [later for later in self.steps if later > step]:
+            self._manager.delete(later)
+            self._scores.pop(later, None)
 
     def close(self) -> None:
-        """Waits until everything is written."""
-        self._manager.wait_until_finished()
+        """Waits until everything is written.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        if self._writing:
+            writing, self._writing = self._writing, None
+            with self._refusing("written"):
+                writing.result()
+
+    def _write(self, step, args):
+        if not self._folder.is_dir():
+            raise FileNotFoundError("the folder has vanished")
+        with _quiet():
+            self._manager.save(step, args=args, force=True)
+
+    def _first_intact(self, best, read):
+        self.close()
+        steps = self.steps[::-1]
+        if best:
+            steps.sort(key=lambda step: self._scores.get(step, ()), reverse=True)
+        for step in steps:
+            try:
+                return read(step, self._read_record(step))
+            except DamagedCheckpointError as error:
+                self._tell(f"checkpoint {step} is damaged and not used: {error}")
+        raise CheckpointError(
+            f"no intact checkpoint was found in {self._folder}: expected at least one, got "
+            f"{f'{len(steps)} damaged' if steps else 'none'}."
+        )
+
+    def _restore(self, step, record, like):
+        leaves = _leaves(like)
+        _check_architecture(step, record["leaves"], {name: _describe(leaf) for name, leaf in leaves.items()})
+        arrays = self._read_leaves(step, record, jax.tree.map(_abstract, leaves))
+        return Restored(step, _state(arrays, like), record["past"])
+
+    def _read_leaves(self, step, record, like):
+        with _damage_of(step):
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
+            arrays = self._manager.restore(step, args=args)["state"]
+        digests = jax.device_get(_digests(arrays))
+        changed = [name for name, leaf in record["leaves"].items() if digests[name].tolist() != leaf["digest"]]
+        if changed:
+            raise DamagedCheckpointError(f"the digests of {_listed(changed)} are not those written with it.")
+        return arrays
+
+    def _read_record(self, step):
+        with _damage_of(step):
+            args = ocp.args.Composite(record=ocp.args.JsonRestore())
+            return _unsealed(self._manager.restore(step, args=args)["record"])
+
+    def _remember(self, step, record):
+        if record["score"] is not None:
+            self._scores[step] = tuple(record["score"])
+
+    @contextlib.contextmanager
+    def _refusing(self, what):
+        try:
+            yield
+        except Exception as error:  # Orbax and TensorStore have many for a disk that is full, gone or not ours
+            raise CheckpointError(
+                f"checkpoints in {self._folder} cannot be {what}: {_first_line(error)} ({self._free_space()}). "
+                "Those that were complete are as they were."
+            ) from error
+
+    def _free_space(self):
+        try:
+            return f"{shutil.disk_usage(self._folder).free / 2**20:,.0f} MiB free"
+        except OSError as error:
+            return error.strerror
 
 
-def _named(evaluated):
-    params, model_state = evaluated
-    return {"params": params, "model_state": model_state}
+class _LatestAndBest:
+    """Which checkpoints to keep: Orbax's policy protocol."""
+
+    def __init__(self, latest, scores):
+        self._latest = latest
+        self._scores = scores
+
+    def should_preserve(self, checkpoints, *, context):
+        steps = sorted(info.step for info in checkpoints)
+        kept = set(steps[-self._latest :])
+        scored = [step for step in steps if step in self._scores]
+        if scored:
+            kept.add(max(scored, key=self._scores.__getitem__))
+        return [info.step in kept for info in checkpoints]
+
+
+@jax.jit
+def _digests(leaves):
+    return jax.tree.map(digest, leaves)
+
+
+@jax.jit
+def _copied(leaves):
+    """Copies, since the next step uses the state's buffers up while they are being written, and digests."""
+    return jax.tree.map(jnp.copy, leaves), _digests(leaves)
+
+
+def _leaves(state):
+    """{"params.conv.kernel": array, ...}; a random key as the numbers it is made of."""
+    numbers = jax.tree.map(_unwrapped, state)
+    return dict(zip(leaf_names(numbers), jax.tree.leaves(numbers), strict=True))
+
+
+def _state(arrays, like):
+    structure = jax.tree.structure(like)
+    leaves = [
+        jax.random.wrap_key_data(arrays[name], impl=jax.random.key_impl(leaf)) if _is_key(leaf) else arrays[name]
+        for name, leaf in zip(leaf_names(like), jax.tree.leaves(like), strict=True)
+    ]
+    return jax.tree.unflatten(structure, leaves)
+
+
+def _is_key(leaf):
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _unwrapped(leaf):
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _describe(leaf):
+    return {"shape": list(leaf.shape), "dtype": leaf.dtype.name}
+
+
+def _abstract(leaf):
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+def _check_architecture(step, saved, expected):
+    def shown(leaf):
+        return f"{leaf['dtype']}{tuple(leaf['shape'])}" if leaf else "nothing"
+
+    def plain(leaf):
+        return leaf and (leaf["shape"], leaf["dtype"])
+
+    names = list(expected) + [name for name in saved if name not in expected]
+    differing = [
+        f"{name}: expected {shown(expected.get(name))}, got {shown(saved.get(name))}"
+        for name in names
+        if plain(expected.get(name)) != plain(saved.get(name))
+    ]
+    if differing:
+        lines = differing[:NAMES_SHOWN] + [f"and {len(differing) - NAMES_SHOWN} more"] * (len(differing) > NAMES_SHOWN)
+        raise ArchitectureError("\n  ".join([f"checkpoint {step} is that of another network or optimiser:", *lines]))
+
+
+def _sealed(record):
+    text = json.dumps(record)
+    return {"record": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def _unsealed(sealed):
+    if hashlib.sha256(sealed["record"].encode()).hexdigest() != sealed["sha256"]:
+        raise ValueError("its record is not the one written with it.")
+    return json.loads(sealed["record"])
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Silences what Orbax and the tasks that it forgets say of errors that it raises, too."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    except Exception:
+        gc.collect()
+        raise
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _damage_of(step):
+    try:
+        with _quiet():
+            yield
+    except Exception as error:  # of Orbax, TensorStore, JSON and the file system
+        raise DamagedCheckpointError(_first_line(error)) from error
+
+
+def _first_line(error):
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+def _listed(names):
+    rest = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + rest

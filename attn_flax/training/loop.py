@@ -10,7 +10,7 @@ import numpy as np
 
 from attn_flax.checks import InputError, check
 from attn_flax.training.parallel import Runner
-from attn_flax.training.step import TrainState
+from attn_flax.training.step import TrainState, leaf_names
 from attn_flax.training.task import Batch
 
 
@@ -33,11 +33,64 @@ class Report:
     examples_per_second: float
 
 
+class NonFiniteError(InputError):
+    """A loss, or a gradient, that is infinite or not a number."""
+
+
+class Tally:
+    """The metrics of the steps since the last report, which stay on the devices until somebody asks for them."""
+
+    def __init__(self, runner: Runner, state: TrainState, past: Sequence[Mapping[str, float]] = ()):
+        self._runner = runner
+        self._leaves = leaf_names(state.params)
+        self._past = list(past)
+        self._pending: list[tuple[int, Mapping]] = []
+
+    def add(self, step: int, metrics: Mapping) -> None:
+        """Takes in what the update gave that made it `step` updates."""
+        self._pending.append((step, metrics))
+
+    def fetch(self) -> list[dict[str, float]]:
+        """The metrics of each step; waits for the devices.
+
+        Raises:
+            NonFiniteError: one of them, or a gradient, is not finite; the message names the step and the gradients.
+        """
+        metrics = jax.device_get([self._runner.fetch(metrics) for _, metrics in self._pending])
+        for (step, _), values in zip(self._pending, metrics, strict=True):
+            self._past.append(self._checked(step, dict(values)))
+        self._pending = []
+        return self._past
+
+    def means(self) -> dict[str, float]:
+        """The means of the metrics over the steps."""
+        return jax.tree.map(lambda *values: float(np.mean(values)), *self.fetch())
+
+    def _checked(self, step, metrics):
+        finite = metrics.pop("finite", ())
+        broken = [leaf for leaf, is_finite in zip(self._leaves, finite, strict=False) if not is_finite]
+        values = {name: float(value) for name, value in metrics.items()}
+        if broken or not np.isfinite(list(values.values())).all():
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            leaves = f"in {len(broken)} of {len(self._leaves)} leaves: {', '.join(broken)}" if broken else "nowhere"
+            raise NonFiniteError(
+                f"training diverged at step {step}: {shown}; gradients that are not finite {leaves}. Expected finite "
+                "numbers: a lower learning rate, a warm-up, or gradients clipped to a norm may help."
+            )
+        return values
+
+
 class Callback:
     """What happens beside the training; a subclass overrides what it needs."""
 
+    def on_step(self, step: int, state: TrainState, tally: Tally) -> None:
+        """Called after every update, before its reports, with the state as the runner has it; the next uses it up."""
+
     def on_report(self, report: Report, state: TrainState) -> None:
         """Called at every report, with the state of that step as the runner has it."""
+
+    def on_break(self, error: Exception) -> None:
+        """Called when training breaks off, before `close`."""
 
     def close(self) -> None:
         """Called once, when training ends or breaks off."""
@@ -89,6 +142,7 @@ def fit(
     *,
     validate: Callable[[TrainState], Mapping[str, float]] | None = None,
     callbacks: Sequence[Callback] = (),
+    past: Sequence[Mapping[str, float]] = (),
 ) -> TrainState:
     """Trains from the state's step to the plan's last.
 
@@ -100,26 +154,35 @@ def fit(
         batches: the batches from that step on.
         plan: how long to train.
         validate: state -> metrics, called at the end of every epoch.
-        callbacks: told of every report, and closed at the end, whatever happens.
+        callbacks: told of every step and report, and closed at the end, whatever happens.
+        past: the metrics of the steps since the last report, where the state was saved before its step's reports were
+            made: they are made first.
 
     Returns:
         The last state, as the runner has it.
+
+    Raises:
+        NonFiniteError: a loss or a gradient is not finite.
     """
-    pending, since = [], time.perf_counter()
+    begun = int(runner.fetch(state.step))
+    reporter = _Reporter(runner, plan, validate, callbacks)
+    reporter.begin(begun, state, past)
     with contextlib.ExitStack() as stack:
         for callback in callbacks:
             stack.callback(callback.close)
-        for step in range(int(runner.fetch(state.step)) + 1, plan.steps + 1):
-            state, metrics = runner.update(state, runner.put(next(batches)))
-            pending.append(metrics)
-            if not (plan.ends_epoch(step) or step % plan.report_every == 0 or step == plan.steps):
-                continue
-            means = _means(runner, pending)
-            rate = len(pending) * plan.batch_size / (time.perf_counter() - since)
-            _report(Report(step, plan.epoch(step), "train", means, rate), state, callbacks)
-            if validate and plan.ends_epoch(step):
-                _report(Report(step, plan.epoch(step), "validation", validate(state), rate), state, callbacks)
-            pending, since = [], time.perf_counter()
+        try:
+            if past:
+                reporter.look_up(begun, state)
+            for step in range(begun + 1, plan.steps + 1):
+                state, metrics = runner.update(state, runner.put(next(batches)))
+                reporter.tally.add(step, metrics)
+                for callback in callbacks:
+                    callback.on_step(step, state, reporter.tally)
+                reporter.look_up(step, state)
+        except Exception as error:
+            for callback in callbacks:
+                callback.on_break(error)
+            raise
     return state
 
 
@@ -143,11 +206,32 @@ def evaluate(runner: Runner, state: TrainState, batches: Iterable[Batch]) -> dic
     return jax.device_get(runner.fetch(total))
 
 
-def _means(runner, pending):
-    pending = jax.device_get([runner.fetch(metrics) for metrics in pending])
-    return jax.tree.map(lambda *values: float(np.mean(values)), *pending)
+class _Reporter:
+    """Makes the reports that are due."""
 
+    def __init__(self, runner, plan, validate, callbacks):
+        self._runner = runner
+        self._plan = plan
+        self._validate = validate
+        self._callbacks = callbacks
 
-def _report(report, state, callbacks):
-    for callback in callbacks:
-        callback.on_report(report, state)
+    def begin(self, step, state, past=()):
+        """The step after which the next tally and the next rate start."""
+        self.tally = Tally(self._runner, state, past)
+        self._first, self._start = step, time.perf_counter()
+
+    def look_up(self, step, state):
+        """Makes the reports due after the step, if any."""
+        plan = self._plan
+        if not (plan.ends_epoch(step) or step % plan.report_every == 0 or step == plan.steps):
+            return
+        means, epoch = self.tally.means(), plan.epoch(step)
+        rate = (step - self._first) * plan.batch_size / (time.perf_counter() - self._start)
+        self._tell(Report(step, epoch, "train", means, rate), state)
+        if self._validate and plan.ends_epoch(step):
+            self._tell(Report(step, epoch, "validation", self._validate(state), rate), state)
+        self.begin(step, state)
+
+    def _tell(self, report, state):
+        for callback in self._callbacks:
+            callback.on_report(report, state)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
-from attn_flax.training.loop import Callback, Plan, Report
+from attn_flax.training.loop import Callback, Plan, Report, Tally
 from attn_flax.training.step import TrainState
 
 
@@ -30,10 +30,15 @@ class MetricsFile(Callback):
 
 
 class EventFiles(Callback):
-    """Writes every metric as a scalar `split/name` for TensorBoard."""
+    """Writes every metric as a scalar `split/name` for TensorBoard.
 
-    def __init__(self, folder: Path):
-        self._writer = SummaryWriter(str(folder))
+    Args:
+        folder: where to.
+        first_step: TensorBoard forgets what earlier files in the folder say of this step and the later ones.
+    """
+
+    def __init__(self, folder: Path, *, first_step: int = 0):
+        self._writer = SummaryWriter(str(folder), purge_step=first_step or None)
 
     def on_report(self, report: Report, state: TrainState) -> None:
         """Adds the report's scalars at its step."""
@@ -57,8 +62,14 @@ class ProgressBar(Callback):
         self._console = console or Console()
         self._latest: dict[str, Report] = {}
         self._unprinted: Report | None = None
+        self._first: int | None = None
         self._start = self._last_line = time.monotonic()
         self._bar = self._live_bar() if self._console.is_terminal else None
+
+    def on_step(self, step: int, state: TrainState, tally: Tally) -> None:
+        """Notes where this process began."""
+        if self._first is None:
+            self._first = step - 1
 
     def on_report(self, report: Report, state: TrainState) -> None:
         """Shows the latest metrics of both splits."""
@@ -107,5 +118,6 @@ class ProgressBar(Callback):
         return [f"epoch {epoch:.1f}/{self._plan.epochs}", f"{report.examples_per_second:,.0f} images/s", *splits]
 
     def _eta(self, step):
-        seconds = (time.monotonic() - self._start) * (self._plan.steps - step) / step
+        first = self._first or 0
+        seconds = (time.monotonic() - self._start) * (self._plan.steps - step) / (step - first)
         return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

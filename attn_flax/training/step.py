@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from jaxtyping import PyTree
 
 from attn_flax.checks import check
 
+Leaf = Any  # an array, or what may stand for one in the tree: its shape, its sharding
 LossFunction = Callable[[PyTree, PyTree, PyTree, jax.Array], tuple[jax.Array, tuple[PyTree, PyTree]]]
 
 
@@ -27,12 +29,12 @@ class TrainState:
         key: the run's random key; each step folds its number into it.
     """
 
-    step: jax.Array
+    step: Leaf
     params: PyTree
     model_state: PyTree
     opt_state: PyTree
-    ema: tuple[PyTree, PyTree] | None
-    key: jax.Array
+    ema: PyTree
+    key: Leaf
 
     @property
     def evaluated(self) -> tuple[PyTree, PyTree]:
@@ -87,7 +89,8 @@ class Learning:
                 and each part draws random numbers of its own.
 
         Returns:
-            The state after, and the metrics.
+            The state after, and the metrics, with one more: "finite", whether each leaf of the gradients is, in the
+            order of the parameters' leaves.
         """
         key = jax.random.fold_in(state.key, state.step)
         if axis is not None:
@@ -95,10 +98,11 @@ class Learning:
         grads, model_state, metrics = self._gradients(loss, state, batch, key)
         if axis is not None:
             grads, metrics = jax.lax.pmean((grads, metrics), axis)
+        finite = jnp.array([jnp.isfinite(grad).all() for grad in jax.tree.leaves(grads)])
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = self._averaged(state, (params, model_state)) if state.ema else None
-        return TrainState(state.step + 1, params, model_state, opt_state, ema, state.key), metrics
+        return TrainState(state.step + 1, params, model_state, opt_state, ema, state.key), metrics | {"finite": finite}
 
     def _gradients(self, loss, state, batch, key):
         def part(model_state, batch_and_key):
@@ -132,3 +136,12 @@ class Learning:
             return (decay * old + (1 - decay) * new).astype(old.dtype)
 
         return jax.tree.map(average, state.ema, new)
+
+
+def leaf_names(tree: PyTree) -> list[str]:
+    """The names of a tree's leaves, in its order.
+
+    >>> leaf_names({"conv": {"bias": 0, "kernel": 1}, "scales": (2, 3)})
+    ['conv.bias', 'conv.kernel', 'scales.0', 'scales.1']
+    """
+    return [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in jax.tree.leaves_with_path(tree)]

@@ -23,7 +23,10 @@ class Task(Protocol):
         """The state before the first step."""
 
     def update(self, state: TrainState, batch: Batch, *, axis: str | None = None) -> tuple[TrainState, PyTree]:
-        """One step: the next state, and metrics that are means over the batch."""
+        """One step: the next state, and metrics that are means over the batch.
+
+        Among them "finite" tells of each parameter leaf, in the tree's order, whether its gradient is.
+        """
 
     def evaluate(self, state: TrainState, batch: Batch, *, axis: str | None = None) -> PyTree:
         """Sums over the batch, in which row i counts `batch["weight"][i]` times."""

@@ -50,7 +50,8 @@ def test_a_run_learns_and_leaves_everything_behind(folder, tmp_path, parallel):
     metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [m["step"] for m in metrics if m["split"] == "validation"][-1] == metrics[-1]["step"]
     assert list((tmp_path / "run").glob("events.out.tfevents*"))
-    assert [int(kept.name) for kept in (tmp_path / "run" / "best").iterdir()] == [result["step"]]
+    kept = {int(kept.name) for kept in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert kept == {result["step"], metrics[-1]["step"]}
     for name in PICTURES:
         assert np.asarray(Image.open(tmp_path / "run" / name).convert("L")).std() > 10
     assert "epoch 2.0/2" in shown

@@ -75,7 +75,7 @@ def main(config: Config, console: Console | None = None) -> dict[str, Any]:
     if runs.is_finished(config):
         console.print(f"{config.run} is finished: there is nothing left to do.", soft_wrap=True)
         return runs.RunFolder(config.run).read_json("result.json")
-    data = runs.build_data(config.data, batch_size=config.batch_size)
+    data = runs.build_data(config.data, batch_size=config.batch_size, tell=console.print)
     plan = training.Plan(len(data.dataset.train), config.batch_size, config.epochs, config.report_every)
     model = runs.build_model(
         config.model, num_classes=data.num_classes, in_channels=config.data.channels, rngs=nnx.Rngs(config.seed)
@@ -96,6 +96,7 @@ def main(config: Config, console: Console | None = None) -> dict[str, Any]:
             "test": task.summarize(sums),
             "step": step,
             "epochs": config.epochs,
+            "skipped_records": data.bad.count,
             "parameters": sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param))),
             "seed": config.seed,
             "wall_seconds": round(time.perf_counter() - start, 2),

@@ -1,8 +1,8 @@
 """Labelled images: data sets of TensorFlow Datasets and image folders, as Grain pipelines of NumPy batches."""
 
 from attn_flax.data.augmentation import Augmentation
+from attn_flax.data.bad_records import BadRecords
 from attn_flax.data.catalogue import find_builder
-from attn_flax.data.collate import channel_statistics
 from attn_flax.data.dataset import Dataset, load_dataset
 from attn_flax.data.errors import (
     CorruptRecordError,
@@ -12,9 +12,11 @@ from attn_flax.data.errors import (
     UnsupportedDatasetError,
 )
 from attn_flax.data.pipeline import evaluation_batches, train_batches
+from attn_flax.data.statistics import channel_statistics
 
 __all__ = [
     "Augmentation",
+    "BadRecords",
     "CorruptRecordError",
     "Dataset",
     "DatasetNotPreparedError",

@@ -1,16 +1,12 @@
-"""Records into one standardised batch, and the statistics to standardise by."""
+"""Records into one standardised batch."""
 
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from grain.sources import RandomAccessDataSource
 from PIL import Image
 
 from attn_flax.checks import InputError, check
-
-STATISTICS_RECORDS = 2048
-STD_FLOOR = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,25 +77,3 @@ def convert_channels(image: np.ndarray, channels: int) -> np.ndarray:
     if image.shape[-1] == 3 and channels == 1:
         return np.asarray(Image.fromarray(image).convert("L"))[..., np.newaxis]
     raise InputError(f"images of {image.shape[-1]} channels cannot be given {channels}; expected 1, or 3 for one.")
-
-
-def channel_statistics(source: RandomAccessDataSource, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The channels' means and standard deviations over all pixels, in [0, 1].
-
-    Taken over 2,048 records at most, always the same ones; a deviation is never below 1e-3, so that constant channels
-    can be standardised.
-
-    Args:
-        source: records {"image": uint8 (height, width, channels), …}.
-        channels: how many channels the images are given first.
-    """
-    chosen = np.random.default_rng(0).permutation(len(source))[:STATISTICS_RECORDS]
-    count, total, squares = 0, np.zeros(channels), np.zeros(channels)
-    for index in chosen.tolist():
-        pixels = convert_channels(source[index]["image"], channels).reshape(-1, channels) / 255
-        count += len(pixels)
-        total += pixels.sum(0)
-        squares += (pixels**2).sum(0)
-    mean = total / count
-    std = np.sqrt(np.maximum(squares / count - mean**2, STD_FLOOR**2))
-    return tuple(mean.tolist()), tuple(std.tolist())

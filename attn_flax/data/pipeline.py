@@ -1,6 +1,5 @@
 """From records to batches: {"image": float32 (b, h, w, c), standardised, "label": int32 (b,)}."""
 
-import signal
 from collections.abc import Iterable, Sequence
 
 import grain
@@ -11,9 +10,11 @@ from grain.transforms import RandomMap
 
 from attn_flax.checks import check
 from attn_flax.data.augmentation import Augmentation
+from attn_flax.data.bad_records import NONE, BadRecords, Counted, CountedIterator, MarkedCollate, Substituting
 from attn_flax.data.collate import Collate
-from attn_flax.data.errors import EmptySplitError
+from attn_flax.data.errors import CorruptRecordError, EmptySplitError
 from attn_flax.data.transforms import ResizeAndCrop
+from attn_flax.data.workers import attach
 
 _UNCHANGED = Augmentation()
 
@@ -32,11 +33,12 @@ def train_batches(
     workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-) -> grain.DatasetIterator:
+    bad: BadRecords | None = None,
+) -> CountedIterator:
     """The endless batches of a split, shuffled anew each epoch; an epoch's end falls anywhere in a batch.
 
     The global batch of a step is a function of (seed, step) alone: process i of n gets its i-th part of n, whatever
-    the number of workers and processes.
+    the number of workers and processes. The next readable record takes the place of a damaged one.
 
     Args:
         source: records {"image": uint8 (height, width, channels), "label": int}.
@@ -52,6 +54,7 @@ def train_batches(
             work under `if __name__ == "__main__"`, and close the iterator in the end.
         process_index: this process's among all that train together.
         process_count: how many they are.
+        bad: counts the damaged records that this process meets; by default the first is an error.
 
     Returns:
         An iterator with a method `close`.
@@ -59,7 +62,7 @@ def train_batches(
     Raises:
         EmptySplitError: the source is empty.
         InputError: an argument is out of its range, or, from the iterator, a label or an image's channels.
-        CorruptRecordError: from the iterator, a record cannot be read.
+        CorruptRecordError: from the iterator, more records than `bad` allows cannot be read, or none can.
     """
     local = _local_size(batch_size, process_index, process_count)
     check(0 <= seed < 2**32, f"seed must be in [0, 2³²), got {seed}.")
@@ -68,15 +71,17 @@ def train_batches(
     if not len(source):
         raise EmptySplitError("training needs at least one record, got none.")
     collate = Collate(shape, mean, std, num_classes)
-    records = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    records = grain.MapDataset.source(Substituting(source)).seed(seed).shuffle().repeat()
     for step in augmentation.transforms(*shape[:2]):
         records = records.random_map(step) if isinstance(step, RandomMap) else records.map(step)
-    batches = records.batch(local, batch_fn=collate)[start * process_count + process_index :: process_count]
+    batches = records.batch(local, batch_fn=MarkedCollate(collate))[
+        start * process_count + process_index :: process_count
+    ]
     batches = batches.to_iter_dataset(_reading(shape))
     if workers:
         _parse_flags()
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(workers), worker_init_fn=_ignore_interrupts)
-    return iter(batches)
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(workers), worker_init_fn=attach)
+    return iter(Counted(batches, source, bad or BadRecords()))
 
 
 def evaluation_batches(
@@ -89,8 +94,9 @@ def evaluation_batches(
     num_classes: int,
     process_index: int = 0,
     process_count: int = 1,
+    bad: BadRecords | None = None,
 ) -> Iterable[dict[str, np.ndarray]]:
-    """The batches of a split in its order, each record once, as often as they are iterated over.
+    """The batches of a split in its order, each readable record once, as often as they are iterated over.
 
     All batches have the same size, and all processes get the same number of them: zeros fill what is left. A further
     entry "weight" (b,) is 1 for records and 0 for what was filled in.
@@ -104,11 +110,12 @@ def evaluation_batches(
         num_classes: as in `train_batches`.
         process_index: as in `train_batches`.
         process_count: as in `train_batches`.
+        bad: as in `train_batches`.
 
     Raises:
         EmptySplitError: the source is empty.
         InputError: as in `train_batches`.
-        CorruptRecordError: while iterating, a record cannot be read.
+        CorruptRecordError: while iterating, more records than `bad` allows cannot be read.
     """
     local = _local_size(batch_size, process_index, process_count)
     if not len(source):
@@ -117,11 +124,17 @@ def evaluation_batches(
 
     def read(step):
         first = step * batch_size + process_index * local
-        records = [resize.map(source[i]) for i in range(first, min(first + local, len(source)))]
-        return collate.padded(records, local)
+        records, damaged = [], np.full(local, NONE)
+        for row, index in enumerate(range(first, min(first + local, len(source)))):
+            try:
+                records.append(resize.map(source[index]))
+            except CorruptRecordError:
+                damaged[row] = index
+        return collate.padded(records, local) | {"bad": damaged}
 
     steps = -(-len(source) // batch_size)
-    return grain.MapDataset.range(steps).map(read).to_iter_dataset(_reading(shape))
+    batches = grain.MapDataset.range(steps).map(read).to_iter_dataset(_reading(shape))
+    return Counted(batches, source, bad or BadRecords())
 
 
 def _local_size(batch_size, process_index, process_count):
@@ -151,8 +164,3 @@ def _parse_flags():
     """Grain's worker processes read absl's flags, which only absl's own programs parse."""
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
-
-
-def _ignore_interrupts(worker_index: int, worker_count: int) -> None:
-    """Leaves Ctrl-C to the main process, which closes its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -2,7 +2,7 @@
 
 import ast
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import jax
@@ -28,11 +28,13 @@ class ImageData:
         dataset: its splits and class names.
         config: how it is prepared, with nothing left open: size, mean and standard deviation are filled in.
         batch_size: of training and evaluation.
+        bad: counts the damaged records that are skipped.
     """
 
     dataset: data.Dataset
     config: DataConfig
     batch_size: int
+    bad: data.BadRecords
 
     @property
     def num_classes(self) -> int:
@@ -64,11 +66,17 @@ class ImageData:
             "num_classes": self.num_classes,
             "process_index": jax.process_index(),
             "process_count": jax.process_count(),
+            "bad": self.bad,
         }
 
 
-def build_data(config: DataConfig, *, batch_size: int) -> ImageData:
+def build_data(config: DataConfig, *, batch_size: int, tell: Callable[[str], None] = print) -> ImageData:
     """The data set of the configuration, with size, mean and standard deviation taken from its training images if open.
+
+    Args:
+        config: which set, and how to prepare it.
+        batch_size: of training and evaluation, over all processes.
+        tell: is given a message for each damaged record that is skipped.
 
     Raises:
         InputError: as in `data.load_dataset`; images of several sizes and none to make of them; a channel count or
@@ -77,13 +85,14 @@ def build_data(config: DataConfig, *, batch_size: int) -> ImageData:
     check(config.channels >= 1, f"data.channels must be at least 1, got {config.channels}.")
     check(config.size is None or min(config.size) >= 1, f"data.size must be at least 1 1, got {config.size}.")
     name = config.folder.resolve().name if config.folder else config.name
+    bad = data.BadRecords(config.max_bad, tell)
     dataset = data.load_dataset(name, data_dir=config.dir, folder=config.folder, validation=config.validation)
-    size = config.size or _common_size(dataset)
+    size = config.size or _common_size(dataset, bad)
     mean, std = config.mean, config.std
     if mean is None or std is None:
-        own_mean, own_std = data.channel_statistics(dataset.train, config.channels)
+        own_mean, own_std = data.channel_statistics(dataset.train, config.channels, bad=bad)
         mean, std = mean or own_mean, std or own_std
-    images = ImageData(dataset, dataclasses.replace(config, size=size, mean=mean, std=std), batch_size)
+    images = ImageData(dataset, dataclasses.replace(config, size=size, mean=mean, std=std), batch_size, bad)
     images.evaluation_batches("test")  # refuses statistics that do not fit
     return images
 
@@ -124,9 +133,12 @@ def build_learning(config: OptimizerConfig, plan: Plan) -> Learning:
     return Learning(optimizer, accumulate=config.accumulate, ema_decay=config.ema_decay)
 
 
-def _common_size(dataset):
+def _common_size(dataset, bad):
     """The height and width that all images have, as far as a look at some of them tells."""
-    seen = {dataset.train[i]["image"].shape[:2] for i in range(min(len(dataset.train), IMAGES_TO_LOOK_AT))}
+    records = (bad.read(dataset.train, index) for index in range(min(len(dataset.train), IMAGES_TO_LOOK_AT)))
+    seen = {record["image"].shape[:2] for record in records if record}
+    if not seen:
+        raise data.CorruptRecordError(f"none of the first {IMAGES_TO_LOOK_AT} training images can be read.")
     if len(seen) > 1:
         (height, width), (other_height, other_width) = sorted(seen)[:2]
         raise InputError(

@@ -28,6 +28,7 @@ _HOMES = {
     "list_attentions": "catalog",
     "create_model": "models",
     "list_models": "models",
+    "load_run": "runs",
 }
 __all__ = ["__version__", *_ROOMS, *_HOMES]
 

@@ -11,10 +11,12 @@ from attn_flax.data.errors import (
     FolderError,
     UnsupportedDatasetError,
 )
+from attn_flax.data.images import IMAGE_SUFFIXES, read_images
 from attn_flax.data.pipeline import evaluation_batches, train_batches
 from attn_flax.data.statistics import channel_statistics
 
 __all__ = [
+    "IMAGE_SUFFIXES",
     "Augmentation",
     "BadRecords",
     "CorruptRecordError",
@@ -27,5 +29,6 @@ __all__ = [
     "evaluation_batches",
     "find_builder",
     "load_dataset",
+    "read_images",
     "train_batches",
 ]

@@ -8,9 +8,9 @@ import numpy as np
 from grain.sources import RandomAccessDataSource
 
 from attn_flax.data.errors import CorruptRecordError, EmptySplitError, FolderError
+from attn_flax.data.images import IMAGE_SUFFIXES
 from attn_flax.data.records import Subset, decode_image, hold_out
 
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
 TEST_FRACTION = 0.2
 
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
@@ -77,10 +77,12 @@ def _read_split(split, path, class_names):
         (file, label)
         for label, name in enumerate(class_names)
         for file in sorted((path / name).rglob("*"))
-        if file.suffix.lower() in SUFFIXES
+        if file.suffix.lower() in IMAGE_SUFFIXES
     ]
     if not examples:
-        raise EmptySplitError(f"split {split!r} is empty: expected images ({', '.join(sorted(SUFFIXES))}) in {path}.")
+        raise EmptySplitError(
+            f"split {split!r} is empty: expected images ({', '.join(sorted(IMAGE_SUFFIXES))}) in {path}."
+        )
     files, labels = zip(*examples, strict=True)
     return FolderRecords(split, files, labels)
 

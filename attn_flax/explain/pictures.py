@@ -18,6 +18,7 @@ from attn_flax.explain.layouts import read_map
 
 HEAT = "viridis"
 BARS = "#0072B2"
+OPACITY = 0.55
 
 
 def draw_attention_maps(
@@ -27,6 +28,7 @@ def draw_attention_maps(
     *,
     mean: ArrayLike | Sequence[float] | None = None,
     std: ArrayLike | Sequence[float] | None = None,
+    overlay: bool = False,
 ) -> None:
     """Saves a PNG with a row for each image: the input, then what every module attends to.
 
@@ -38,11 +40,12 @@ def draw_attention_maps(
         path: of the PNG file.
         mean: what was subtracted from the images, for each channel or for all.
         std: what they were divided by.
+        overlay: whether maps lie, translucent, over their input.
 
     Raises:
         InputError: images of another layout or range; no images or no maps.
     """
-    attention_figure(images, maps, mean=mean, std=std).savefig(path, format="png", dpi=120)
+    attention_figure(images, maps, mean=mean, std=std, overlay=overlay).savefig(path, format="png", dpi=120)
 
 
 def attention_figure(
@@ -51,6 +54,7 @@ def attention_figure(
     *,
     mean: ArrayLike | Sequence[float] | None = None,
     std: ArrayLike | Sequence[float] | None = None,
+    overlay: bool = False,
 ) -> Figure:
     """The figure of `draw_attention_maps`, with the same arguments."""
     images = _displayable(np.asarray(images), mean, std)
@@ -65,7 +69,7 @@ def attention_figure(
     _draw_images(axes[:, 0], images)
     for column, (title, values) in zip(axes.T[1:], columns.items(), strict=True):
         column[0].set_title(title, fontsize=8)
-        _draw_column(figure, column, values)
+        _draw_column(figure, column, values, images if overlay else None)
     return figure
 
 
@@ -89,15 +93,15 @@ def _columns(maps, batch, height, width):
     return columns
 
 
-def _draw_column(figure, column, values):
-    """Draws a column of `_columns`, whose last axes are the legend's."""
+def _draw_column(figure, column, values, below):
+    """Draws a column of `_columns`, whose last axes are the legend's, over the images below, if any."""
     *rows, legend = column
     if isinstance(values, str):
         _draw_note(rows, values)
     elif values.ndim == 2:
         _draw_bars(rows, values)
     else:
-        bar = figure.colorbar(_draw_heat(rows, values), cax=legend, orientation="horizontal", extend="both")
+        bar = figure.colorbar(_draw_heat(rows, values, below), cax=legend, orientation="horizontal", extend="both")
         bar.ax.tick_params(labelsize=6)
         bar.locator.set_params(nbins=3)
         return
@@ -119,10 +123,14 @@ def _draw_bars(rows, gates):
     rows[-1].set_xlabel("channel", fontsize=7)
 
 
-def _draw_heat(rows, heats):
+def _draw_heat(rows, heats, below):
     low, high = np.percentile(heats, [2, 98])
-    for ax, heat in zip(rows, heats, strict=True):
-        drawn = ax.imshow(heat, cmap=HEAT, vmin=low, vmax=high)
+    for row, (ax, heat) in enumerate(zip(rows, heats, strict=True)):
+        frame = (0, heat.shape[1], heat.shape[0], 0)
+        if below is not None:
+            ax.imshow(below[row], cmap="gray", vmin=0, vmax=1, extent=frame)
+        opacity = 1 if below is None else OPACITY
+        drawn = ax.imshow(heat, cmap=HEAT, vmin=low, vmax=high, alpha=opacity, extent=frame)
         ax.set_axis_off()
     return drawn
 

@@ -12,6 +12,7 @@ from attn_flax.runs.config import (
     TrainingConfig,
 )
 from attn_flax.runs.folder import RunFolder, environment
+from attn_flax.runs.load import TrainedRun, load_run, read_run
 from attn_flax.runs.processes import connect, is_first, quiet_unless_first
 from attn_flax.runs.train import check_training, is_finished, resumable, train
 
@@ -23,6 +24,7 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "RunFolder",
+    "TrainedRun",
     "TrainingConfig",
     "build_data",
     "build_learning",
@@ -34,8 +36,10 @@ __all__ = [
     "is_finished",
     "is_first",
     "keep_compiled_programs",
+    "load_run",
     "parse",
     "quiet_unless_first",
+    "read_run",
     "resumable",
     "train",
 ]

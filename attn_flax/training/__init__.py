@@ -6,6 +6,7 @@ from attn_flax.training.checkpoints import (
     Checkpoints,
     DamagedCheckpointError,
     Restored,
+    check_architecture,
 )
 from attn_flax.training.interruption import StoppedError, StopRequest
 from attn_flax.training.loop import Callback, NonFiniteError, Plan, Report, Tally, evaluate, fit
@@ -43,6 +44,7 @@ __all__ = [
     "Task",
     "TrainState",
     "Watchdog",
+    "check_architecture",
     "create_optimizer",
     "create_schedule",
     "evaluate",

@@ -53,6 +53,30 @@ class Restored:
     past: list[dict[str, float]]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Leaf:
+    """What a checkpoint's record says of an array."""
+
+    shape: Sequence[int]
+    dtype: str
+    digest: Sequence[int]
+
+
+def check_architecture(step: int, saved: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raises ArchitectureError unless the leaves of a checkpoint have the names, shapes and types expected."""
+
+    def shown(leaf):
+        return "nothing" if leaf is None else f"{jnp.dtype(leaf.dtype).name}{tuple(leaf.shape)}"
+
+    names = [*expected, *(name for name in saved if name not in expected)]
+    pairs = {name: (shown(expected.get(name)), shown(saved.get(name))) for name in names}
+    lines = [f"{name}: expected {one}, got {other}" for name, (one, other) in pairs.items() if one != other]
+    if len(lines) > NAMES_SHOWN:
+        lines[NAMES_SHOWN:] = [f"and {len(lines) - NAMES_SHOWN} more"]
+    if lines:
+        raise ArchitectureError("\n  ".join([f"checkpoint {step} is that of another network or optimiser:", *lines]))
+
+
 class Checkpoints:
     """The checkpoints of a run: the latest ones, and the best.
 
@@ -202,7 +226,7 @@ class Checkpoints:
 
     def _restore(self, step, record, like):
         leaves = _leaves(like)
-        _check_architecture(step, record["leaves"], {name: _describe(leaf) for name, leaf in leaves.items()})
+        check_architecture(step, {name: _Leaf(**leaf) for name, leaf in record["leaves"].items()}, leaves)
         arrays = self._read_leaves(step, record, jax.tree.map(_abstract, leaves))
         return Restored(step, _state(arrays, like), record["past"])
 
@@ -298,24 +322,6 @@ def _describe(leaf):
 
 def _abstract(leaf):
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-
-
-def _check_architecture(step, saved, expected):
-    def shown(leaf):
-        return f"{leaf['dtype']}{tuple(leaf['shape'])}" if leaf else "nothing"
-
-    def plain(leaf):
-        return leaf and (leaf["shape"], leaf["dtype"])
-
-    names = list(expected) + [name for name in saved if name not in expected]
-    differing = [
-        f"{name}: expected {shown(expected.get(name))}, got {shown(saved.get(name))}"
-        for name in names
-        if plain(expected.get(name)) != plain(saved.get(name))
-    ]
-    if differing:
-        lines = differing[:NAMES_SHOWN] + [f"and {len(differing) - NAMES_SHOWN} more"] * (len(differing) > NAMES_SHOWN)
-        raise ArchitectureError("\n  ".join([f"checkpoint {step} is that of another network or optimiser:", *lines]))
 
 
 def _sealed(record):

@@ -23,6 +23,7 @@ from attn_flax.training.digests import digest
 from attn_flax.training.step import TrainState, leaf_names
 
 NAMES_SHOWN = 12
+SCORE = "score.json"
 Score = tuple[float, ...]
 
 
@@ -122,8 +123,8 @@ class Checkpoints:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(self._folder, options=options)
         for step in self.steps:
-            with contextlib.suppress(DamagedCheckpointError):
-                self._remember(step, self._read_record(step))
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                self._scores[step] = tuple(_unsealed(json.loads((self._folder / str(step) / SCORE).read_text())))
 
     @property
     def steps(self) -> list[int]:
@@ -154,11 +155,22 @@ class Checkpoints:
         described = {name: _describe(leaf) for name, leaf in leaves.items()}
         for name, value in jax.device_get(digests).items():
             described[name]["digest"] = value.tolist()
-        record = {"leaves": described, "past": list(past), "score": score, "config": self._config}
+        record = {"leaves": described, "past": list(past), "config": self._config}
         args = ocp.args.Composite(state=ocp.args.StandardSave(copies), record=ocp.args.JsonSave(_sealed(record)))
         self.close()
-        self._remember(step, record)  # before Orbax asks which to keep
+        if score is not None:
+            self._scores[step] = score  # before Orbax asks which to keep
         self._writing = self._writer.submit(self._write, step, args)
+
+    def rate(self, step: int, score: Score) -> None:
+        """Gives a checkpoint that has none its score.
+
+        Raises:
+            CheckpointError: as `save`.
+        """
+        self.close()
+        self._scores[step] = score
+        self._writing = self._writer.submit(self._write_score, step)
 
     def restore(self, like: TrainState, *, best: bool = False) -> Restored:
         """The latest intact checkpoint, or the one with the best score; of a damaged one it tells, and takes the next.
@@ -208,12 +220,25 @@ class Checkpoints:
             raise FileNotFoundError("the folder has vanished")
         with _quiet():
             self._manager.save(step, args=args, force=True)
+        if step in self._scores:
+            self._write_score(step)
+
+    def _write_score(self, step):
+        if jax.process_index() == 0:
+            path = self._folder / str(step) / SCORE
+            new = path.with_suffix(".new")
+            new.write_text(json.dumps(_sealed(self._scores[step])))
+            new.replace(path)
+
+    def _rank(self, step):
+        """Of equal scores the earliest step is the best; without any, the latest."""
+        return (self._scores[step], -step) if step in self._scores else ((), step)
 
     def _first_intact(self, best, read):
         self.close()
         steps = self.steps[::-1]
         if best:
-            steps.sort(key=lambda step: self._scores.get(step, ()), reverse=True)
+            steps.sort(key=self._rank, reverse=True)
         for step in steps:
             try:
                 return read(step, self._read_record(step))
@@ -245,10 +270,6 @@ class Checkpoints:
             args = ocp.args.Composite(record=ocp.args.JsonRestore())
             return _unsealed(self._manager.restore(step, args=args)["record"])
 
-    def _remember(self, step, record):
-        if record["score"] is not None:
-            self._scores[step] = tuple(record["score"])
-
     @contextlib.contextmanager
     def _refusing(self, what):
         try:
@@ -278,7 +299,7 @@ class _LatestAndBest:
         kept = set(steps[-self._latest :])
         scored = [step for step in steps if step in self._scores]
         if scored:
-            kept.add(max(scored, key=self._scores.__getitem__))
+            kept.add(max(scored, key=self._scores.__getitem__))  # the earliest of equals
         return [info.step in kept for info in checkpoints]
 
 

@@ -195,4 +195,13 @@ def _placed(tree, shardings):
     """The arrays, equal in all processes, with these shardings."""
     if jax.process_count() == 1:
         return jax.device_put(tree, shardings)
-    return jax.jit(lambda tree: tree, out_shardings=shardings)(tree)
+    return jax.jit(lambda tree: tree, out_shardings=shardings)(jax.tree.map(_anywhere, tree))
+
+
+def _anywhere(x):
+    """An array of this process bound to no device, or a global one as it is."""
+    if not x.is_fully_addressable:
+        return x
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(np.asarray(jax.random.key_data(x)), impl=jax.random.key_impl(x))
+    return np.asarray(x)

@@ -74,6 +74,8 @@ class Saver(Callback):
         score, best = self._score(report.metrics), self._checkpoints.best_score
         if self._unsaved and (self._is_due or best is None or score > best):
             self._save(score)
+        elif report.step in self._checkpoints.steps:  # a stop came before its validation
+            self._checkpoints.rate(report.step, score)
 
     def on_break(self, error: Exception) -> None:
         """Saves the last step, unless its state is lost or worthless, or others do not know of the fault."""

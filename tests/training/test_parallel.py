@@ -1,6 +1,12 @@
 """The same numbers wherever the step runs, batch statistics and dropout included."""
 
 import functools
+import gc
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +17,14 @@ from flax import nnx
 
 from attn_flax.checks import InputError
 from attn_flax.tasks import Classification
-from attn_flax.training import Learning, parallelize
+from attn_flax.training import Checkpoints, Learning, leaf_names, parallelize
 from attn_flax.training.parallel import AXIS
 from tests.training.networks import SmallNet, random_batches
 
 STEPS = 20
 TOLERANCE = {"float64": 1e-9, "float32": 1e-5}
 BATCH = 16
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(params=["float64", "float32"])
@@ -55,6 +62,109 @@ def assert_equal_runs(run_a, run_b, dtype):
     for a, b in zip(*map(jax.tree.leaves, kept), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE[dtype])
     assert int(state_a.step) == int(state_b.step) == STEPS
+
+
+class Wide(nnx.Module):
+    """Batch norm, dropout and kernels large enough to be spread."""
+
+    def __init__(self, *, dtype, rngs):
+        types = {"dtype": dtype, "param_dtype": dtype}
+        self.hidden = nnx.Linear(3, 64, **types, rngs=rngs)
+        self.norm = nnx.BatchNorm(64, **types, rngs=rngs)
+        for stat in (self.norm.mean, self.norm.var):  # flax makes them float32 whatever the types
+            stat.set_value(stat.get_value().astype(dtype))
+        self.dropout = nnx.Dropout(0.3, rngs=rngs)
+        self.mixed = nnx.Linear(64, 128, **types, rngs=rngs)
+        self.out = nnx.Linear(128, 5, **types, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.dropout(jax.nn.gelu(self.norm(self.hidden(x.mean((1, 2))))))
+        return self.out(jax.nn.gelu(self.mixed(x)))
+
+
+def wide_task(dtype, dropout=0.3):
+    model = Wide(dtype=dtype, rngs=nnx.Rngs(1))
+    model.dropout.rate = dropout
+    return Classification(model, Learning(optax.sgd(0.1, momentum=0.9), ema_decay=0.9), 5)
+
+
+@functools.cache
+def wide_trained(how, devices, fsdp, dtype, dropout):
+    a_task = wide_task(dtype, dropout)
+    return run(parallelize(a_task, how, jax.devices()[:devices], fsdp=fsdp), a_task.init(jax.random.key(3)))
+
+
+@pytest.mark.parametrize("fsdp", [1, 2, 8])
+def test_a_spread_state_agrees_with_one_device_dropout_on(fsdp, dtype):
+    """The meshes 8×1, 4×2 and 1×8."""
+    assert_equal_runs(wide_trained("jit", 1, None, dtype, 0.3), wide_trained("fsdp", 8, fsdp, dtype, 0.3), dtype)
+
+
+def bytes_on(device):
+    """What the living arrays take of a device, each buffer counted once."""
+    gc.collect()
+    live = [x for x in jax.live_arrays() if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)]
+    parts = [shard.data for x in live for shard in x.addressable_shards if shard.device == device]
+    return sum({part.unsafe_buffer_pointer(): part.nbytes for part in parts}.values())
+
+
+@pytest.mark.parametrize(("data", "fsdp"), [(4, 2), (2, 4), (1, 8)])
+def test_a_spread_state_takes_its_share_of_each_device(data, fsdp):
+    a_task = wide_task("float32")
+    runner = parallelize(a_task, "fsdp", fsdp=fsdp)
+    before = bytes_on(jax.devices()[3])
+    state = runner.place(a_task.init(jax.random.key(3)))
+    for batch in random_batches(STEPS, BATCH):
+        put = runner.put(batch)
+        state, metrics = runner.update(state, put)
+    assert {shard.data.shape[0] for shard in put["image"].addressable_shards} == {BATCH // 8}
+    large = [x for x in jax.tree.leaves((state.params, state.opt_state, state.ema)) if x.size >= 4096]
+    assert len(large) == 3  # the kernel, its moment and its average
+    for x in large:
+        assert {shard.data.size for shard in x.addressable_shards} == {x.size // fsdp}
+        assert len({shard.index for shard in x.addressable_shards}) == fsdp
+    whole = sum(x.nbytes for x in jax.tree.leaves(state) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key))
+    spread = sum(x.nbytes for x in large)
+    del put, metrics, batch
+    held = bytes_on(jax.devices()[3]) - before
+    assert abs(held - (whole - spread + spread // fsdp)) < 64  # the random key
+    arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+    compiled = runner.update.lower(arguments, runner.put(next(random_batches(1, BATCH)))).compile()
+    taken = compiled.memory_analysis().argument_size_in_bytes
+    batch_bytes = BATCH // 8 * (7 * 6 * 3 * 4 + 4)
+    assert abs(taken - held - batch_bytes) < 1024  # alignment, and the random key
+
+
+def in_two_processes(how, fsdp, dtype, folder):
+    """The losses of each process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = ["-m", "tests.training.two_processes", how, str(fsdp or 0), dtype, str(folder), str(port)]
+    processes = [
+        subprocess.Popen([sys.executable, *arguments, str(i)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for i in range(2)
+    ]
+    outcomes = [process.communicate(timeout=120) for process in processes]
+    for process, (_, complaints) in zip(processes, outcomes, strict=True):
+        assert process.returncode == 0, complaints.decode()
+    # Other libraries write between the lines.
+    return [np.array([float(loss) for loss in re.findall(r"loss (\S+) ", out.decode())]) for out, _ in outcomes]
+
+
+@pytest.mark.parametrize(("how", "fsdp"), [("jit", None), ("fsdp", 2), ("fsdp", 8), ("pmap", None)])
+def test_two_processes_agree_with_one_device_and_save_for_it(tmp_path, how, fsdp):
+    reference = "jit", 1
+    dropout = 0.3
+    if how == "pmap":  # whose devices draw other numbers
+        reference = "pmap", 8
+    losses = in_two_processes(how, fsdp, "float32", tmp_path / "checkpoints")
+    state, expected = wide_trained(*reference, None, "float32", dropout)
+    for of_process in losses:
+        np.testing.assert_allclose(of_process, expected, rtol=0, atol=TOLERANCE["float32"])
+    _, leaves = Checkpoints(tmp_path / "checkpoints").read()
+    for name, leaf in zip(leaf_names(state.params), jax.tree.leaves(state.params), strict=True):
+        np.testing.assert_allclose(leaves[f"params.{name}"], leaf, rtol=0, atol=TOLERANCE["float32"])
 
 
 @pytest.mark.parametrize("devices", [2, 8])

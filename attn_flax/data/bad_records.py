@@ -1,5 +1,6 @@
 """Damaged records: skipped, told of and counted, until there are too many."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -9,6 +10,7 @@ from grain.sources import RandomAccessDataSource
 from attn_flax.checks import check
 from attn_flax.data.collate import Collate
 from attn_flax.data.errors import CorruptRecordError
+from attn_flax.data.workers import shielded
 
 NONE = -1
 
@@ -119,12 +121,15 @@ class CountedIterator:
         self._batches = batches
         self._source = source
         self._bad = bad
+        self._start = shielded()  # the first batch starts the workers
 
     def __iter__(self) -> "CountedIterator":
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        batch = dict(next(self._batches))
+        with self._start:
+            batch = dict(next(self._batches))
+        self._start = contextlib.nullcontext()
         self._bad.note(self._source, batch.pop("bad").tolist())
         return batch
 

@@ -91,6 +91,17 @@ def test_workers_die_with_a_main_process_killed_while_they_start(process, delay)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_while_workers_start_do_not_reach_them(process, number):
+    while len(others(process)) < 3:  # the resource tracker is one
+        time.sleep(0.001)
+    for _ in range(20):
+        os.killpg(process.pid, number)
+        time.sleep(0.01)
+    assert process.stdout.readline() == "begun\n"
+    assert ask(process) == "200"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_are_the_main_process_business(process, number):
     assert process.stdout.readline() == "begun\n"
     os.killpg(process.pid, number)

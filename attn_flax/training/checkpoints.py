@@ -7,6 +7,8 @@ import hashlib
 import json
 import logging
 import shutil
+import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +26,8 @@ from attn_flax.training.step import TrainState, leaf_names
 
 NAMES_SHOWN = 12
 SCORE = "score.json"
+SECONDS_FOR_STRAGGLERS = 0.3
+"""After an error TensorStore still calls back from its own threads, and complains of closed event loops."""
 Score = tuple[float, ...]
 
 
@@ -363,12 +367,16 @@ def _quiet():
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
+    excepthook, unraisablehook = sys.excepthook, sys.unraisablehook
+    sys.excepthook = sys.unraisablehook = lambda *_: None
     try:
         yield
     except Exception:
         gc.collect()
+        time.sleep(SECONDS_FOR_STRAGGLERS)
         raise
     finally:
+        sys.excepthook, sys.unraisablehook = excepthook, unraisablehook
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 

@@ -155,7 +155,7 @@ class Run:
 
     def outcome(self):
         """What two runs must have in common."""
-        step, leaves = training.Checkpoints(self.folder / "checkpoints").read()
+        step, leaves = training.Checkpoints(self.folder / "checkpoints", read_only=True).read()
         folder = runs.RunFolder(self.folder)
         result, records = folder.read_json("result.json"), folder.read_metrics()
         for record in records:

@@ -64,7 +64,7 @@ def read_run(path: Path | str) -> TrainedRun:
         in_channels=data.channels,
         rngs=nnx.Rngs(0),
     )
-    step, leaves = Checkpoints(folder.checkpoints).read(best=True)
+    step, leaves = Checkpoints(folder.checkpoints, read_only=True).read(best=True)
     return TrainedRun(folder, data, class_names, step, _restored(model, step, leaves))
 
 

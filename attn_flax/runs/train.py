@@ -52,7 +52,7 @@ def train(
     """
 
     def tell(message):
-        console.print(message, highlight=False, soft_wrap=True)
+        console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     checkpoints = training.Checkpoints(
         folder.checkpoints, keep=config.checkpoint.keep, config=as_json(config), tell=tell

@@ -94,6 +94,7 @@ class Checkpoints:
         keep: how many of the latest to keep.
         config: the configuration of the run, as JSON has it.
         tell: shows a message.
+        read_only: whether to leave the folder as it is, in which another process may be writing.
 
     Raises:
         CheckpointError: the folder cannot be made or read.
@@ -106,6 +107,7 @@ class Checkpoints:
         keep: int = 2,
         config: Mapping[str, Any] | None = None,
         tell: Callable[[str], None] = print,
+        read_only: bool = False,
     ):
         self._folder = folder.resolve()
         self._config = config
@@ -115,7 +117,8 @@ class Checkpoints:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         options = ocp.CheckpointManagerOptions(
             create=False,
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
             preservation_policy=_LatestAndBest(keep, self._scores),
             save_root_metadata=False,
             # Orbax's own asynchronous writing waits for minutes where a folder cannot be made.
@@ -124,7 +127,8 @@ class Checkpoints:
             multiprocessing_options=MultiprocessingOptions(active_processes=set(range(jax.process_count()))),
         )
         with self._refusing("opened"):
-            self._folder.mkdir(parents=True, exist_ok=True)
+            if not read_only:
+                self._folder.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(self._folder, options=options)
         for step in self.steps:
             with contextlib.suppress(OSError, ValueError, KeyError):

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from attn_flax.checks import InputError
@@ -175,3 +176,25 @@ def test_the_confusion_png_changes_with_the_counts(tmp_path):
 def test_confusion_matrix_refuses_counts_of_other_classes(counts, names):
     with pytest.raises(InputError, match=r"counts must be \(k, k\)"):
         confusion_figure(counts, names)
+
+
+def test_a_map_may_lie_over_its_input():
+    """Where the map is flat the colours follow the input; without the overlay they do not."""
+    image = np.zeros((1, 8, 8, 3), np.float32)
+    image[:, :, 4:] = 1
+    heat = np.random.default_rng(0).random((1, 8, 8, 1)).repeat(2, 0)[:1]
+
+    def brightness(overlay):
+        figure = attention_figure(image, {"gate": heat}, overlay=overlay)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        box = figure.axes[1].get_window_extent()
+        pixels = np.asarray(canvas.buffer_rgba())[::-1]
+        inside = pixels[int(box.y0) + 2 : int(box.y1) - 2, int(box.x0) + 2 : int(box.x1) - 2, :3].mean((0, 2))
+        half = len(inside) // 2
+        return inside[:half].mean(), inside[half:].mean()
+
+    dark, bright = brightness(overlay=True)
+    assert bright - dark > 80
+    dark, bright = brightness(overlay=False)
+    assert abs(bright - dark) < 40

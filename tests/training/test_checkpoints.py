@@ -258,6 +258,16 @@ def test_what_a_dying_process_left_is_no_checkpoint_and_cleaned_up(saved, tmp_pa
     assert not left.exists()
 
 
+def test_a_reader_leaves_what_another_process_writes(saved, tmp_path):
+    _, history = saved
+    being_written = tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp"
+    shutil.copytree(tmp_path / "checkpoints" / "4", being_written)
+    reader = Checkpoints(tmp_path / "checkpoints", read_only=True)
+    chex.assert_trees_all_equal(plain(reader.restore(like()).state), history[4])
+    assert reader.read(best=True)[0] == 1
+    assert being_written.exists()
+
+
 def test_another_architecture_is_refused_by_path_and_shape(tmp_path):
     checkpoints, task = Checkpoints(tmp_path), wide_task()
     runner = runner_of("one", task)

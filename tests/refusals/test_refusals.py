@@ -123,7 +123,10 @@ REFUSALS = {
         lambda: models.create_model("attention_net", rngs=RNGS)(ones((9, 3))),
         r"images \(\*b, h, w, 3\), got shape \(9, 3\)",
     ),
-    "parallelism": (lambda: training.parallelize(task(), "fork"), "parallel must be 'jit' or 'pmap', got 'fork'"),
+    "parallelism": (
+        lambda: training.parallelize(task(), "fork"),
+        "parallel must be 'jit', 'pmap' or 'fsdp', got 'fork'",
+    ),
     "schedule": (
         lambda: training.create_schedule("linear", 0.1, steps=5),
         "schedule must be 'constant' or 'cosine', got 'linear'",

@@ -5,7 +5,7 @@ The lowest room. Every error that a user can cause is an `InputError`; anything 
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 NAMES_SHOWN = 30
 
@@ -20,10 +20,18 @@ class UnknownNameError(InputError):
     def __init__(self, kind: str, name: str, known: Iterable[str]):
         known = sorted(known)
         close = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
-        rest = f" and {len(known) - NAMES_SHOWN} more" if len(known) > NAMES_SHOWN else ""
-        all_names = f"known are {', '.join(known[:NAMES_SHOWN])}{rest}."
-        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else all_names
+        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"known are {listed(known, NAMES_SHOWN)}."
         super().__init__(f"unknown {kind} {name!r}: {hint}")
+
+
+def listed(names: Sequence[str], limit: int) -> str:
+    """The first names, and how many more there are.
+
+    >>> listed(["a", "b", "c"], 2), listed(["a", "b", "c"], 3)
+    ('a, b and 1 more', 'a, b, c')
+    """
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + rest
 
 
 def check(condition: bool, message: str) -> None:

@@ -96,7 +96,7 @@ def _campaign(config, folder, console):
                     f"began at step {run.resumed_from}, checkpoints {run.checkpoints()}",
                     highlight=False,
                 )
-        _compare(run.outcome(), expected)
+        compare(run.outcome(), expected)
         shutil.rmtree(run.folder)
         finished += 1
     result = {
@@ -185,7 +185,7 @@ class Run:
                 f"the run ended with status {process.returncode}, expected {expected[number]}:\n{shown}"
             )
         deadline = time.monotonic() + SECONDS_TO_DISAPPEAR
-        while left := _processes_of(process.pid):
+        while left := processes_of(process.pid):
             if time.monotonic() > deadline:
                 raise DifferenceError(f"{len(left)} processes were left behind: {left}")
             time.sleep(0.05)
@@ -197,16 +197,18 @@ class Run:
             raise DifferenceError(f"went on after step {self.resumed_from}, expected the last checkpoint of {before}.")
 
 
-def _processes_of(group):
-    left = []
-    for process in psutil.process_iter(["status", "cmdline"]):
-        with contextlib.suppress(ProcessLookupError, psutil.Error):
+def processes_of(group: int) -> list[psutil.Process]:
+    """The living processes of a process group."""
+    living = []
+    for process in psutil.process_iter(["status"]):
+        with contextlib.suppress(ProcessLookupError):
             if os.getpgid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:
-                left.append(" ".join(process.info["cmdline"] or [])[:80])
-    return left
+                living.append(process)
+    return living
 
 
-def _compare(outcome, expected):
+def compare(outcome: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Raises DifferenceError unless two runs had the same outcome, bit for bit."""
     for name in ("step", "best", "test", "metrics"):
         if outcome[name] != expected[name]:
             raise DifferenceError(f"{name}: expected {expected[name]}, got {outcome[name]}")

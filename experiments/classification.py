@@ -10,7 +10,6 @@ accuracy, and pictures: learning curves, the confusion matrix, attention maps be
 
 import dataclasses
 import time
-from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -76,8 +75,7 @@ def main(config: Config, console: Console | None = None) -> dict[str, Any]:
     if runs.is_finished(config):
         console.print(f"{config.run} is finished: there is nothing left to do.", soft_wrap=True)
         return runs.RunFolder(config.run).read_json("result.json")
-    tell = partial(console.print, highlight=False, markup=False, soft_wrap=True)
-    data = runs.build_data(config.data, batch_size=config.batch_size, tell=tell)
+    data = runs.build_data(config.data, batch_size=config.batch_size, tell=runs.teller(console))
     plan = training.Plan(len(data.dataset.train), config.batch_size, config.epochs, config.report_every)
     model = runs.build_model(
         config.model, num_classes=data.num_classes, in_channels=config.data.channels, rngs=nnx.Rngs(config.seed)

@@ -59,7 +59,7 @@ def main(config: Config, console: Console | None = None) -> dict[str, Any]:
     console = console or Console()
     runs.keep_compiled_programs()
     run = runs.read_run(config.run)
-    data = runs.build_data(_data_config(run.data, config.data), batch_size=config.batch_size, tell=console.print)
+    data = runs.build_data(_data_config(run.data, config.data), batch_size=config.batch_size, tell=runs.teller(console))
     if data.dataset.class_names != run.class_names:
         raise InputError(
             f"{data.dataset.name!r} has other classes than the run: expected {', '.join(run.class_names)}, "

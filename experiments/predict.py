@@ -57,10 +57,13 @@ def main(config: Config, console: Console | None = None) -> list[dict[str, Any]]
         pixels = data.read_images(some, shape=(*run.data.size, run.data.channels), mean=run.data.mean, std=run.data.std)
         images = jnp.asarray(pixels)
         probabilities = np.asarray(jax.nn.softmax(_logits(run.model, images).astype(jnp.float32)))
-        for file, image, row in zip(some, images, probabilities, strict=True):
-            picture = _draw(run, image, out / f"{len(predictions):04}-{file.stem}.png")
+        maps = explain.attention_maps(run.model, images)
+        for index, (file, row) in enumerate(zip(some, probabilities, strict=True)):
+            picture = out / f"{len(predictions):04}-{file.stem}.png" if maps else None
+            if picture:
+                _draw(run, pixels, maps, index, picture)
             classes = [(run.class_names[label], float(row[label])) for label in np.argsort(-row)[: config.top]]
-            predictions.append({"file": str(file), "classes": classes, "picture": picture})
+            predictions.append({"file": str(file), "classes": classes, "picture": picture and str(picture)})
             shown = "  ".join(f"{name} {probability:.4f}" for name, probability in classes)
             console.print(f"{file}  {shown}", highlight=False, markup=False, soft_wrap=True)
     drawn = sum(prediction["picture"] is not None for prediction in predictions)
@@ -100,12 +103,11 @@ def _logits(model, images):
     return model(images)
 
 
-def _draw(run, image, path):
-    maps = explain.attention_maps(run.model, image[None])
-    if not maps:
-        return None
-    explain.draw_attention_maps(np.asarray(image[None]), maps, path, mean=run.data.mean, std=run.data.std, overlay=True)
-    return str(path)
+def _draw(run, images, maps, index, path):
+    """The maps of one image of a batch."""
+    one = slice(index, index + 1)
+    maps = jax.tree.map(lambda weights: weights[one] if weights.shape[0] == len(images) else weights, maps)
+    explain.draw_attention_maps(images[one], maps, path, mean=run.data.mean, std=run.data.std, overlay=True)
 
 
 if __name__ == "__main__":

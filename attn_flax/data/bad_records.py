@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from grain.sources import RandomAccessDataSource
@@ -102,20 +102,8 @@ class MarkedCollate:
         return self.collate(records) | {"bad": np.array([record["bad"] for record in records])}
 
 
-class Counted:
-    """Batches without their mark "bad", which is noted in this process, wherever they were made."""
-
-    def __init__(self, batches: Iterable[dict], source: RandomAccessDataSource, bad: BadRecords):
-        self._batches = batches
-        self._source = source
-        self._bad = bad
-
-    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        return CountedIterator(iter(self._batches), self._source, self._bad)
-
-
 class CountedIterator:
-    """The iterator of `Counted`."""
+    """Batches without their mark "bad", which is noted in this process, wherever they were made."""
 
     def __init__(self, batches: Iterator[dict], source: RandomAccessDataSource, bad: BadRecords):
         self._batches = batches

@@ -10,7 +10,7 @@ from grain.sources import RandomAccessDataSource
 
 from attn_flax.checks import InputError, UnknownNameError
 from attn_flax.data.digits import prepare_digits
-from attn_flax.data.errors import CorruptRecordError, DatasetNotPreparedError, UnsupportedDatasetError
+from attn_flax.data.errors import DatasetNotPreparedError, UnsupportedDatasetError, reading
 from attn_flax.data.records import decode_image
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -93,11 +93,9 @@ class CatalogueRecords:
         return len(self._records)
 
     def __getitem__(self, index: int) -> dict:
-        try:
+        with reading(f"record {index} of {self._where}"):
             record = self._records[index]
             return {"image": decode_image(record["image"], self._mode), "label": int(record["label"])}
-        except Exception as error:  # each of TFDS, array_record and Pillow has exceptions of its own for damage
-            raise CorruptRecordError(f"record {index} of {self._where} cannot be read: {error}") from error
 
 
 def _check_features(name, features):

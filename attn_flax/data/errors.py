@@ -1,5 +1,8 @@
 """What can be wrong with a data set. Each is an InputError with nothing but its message, so it survives pickling."""
 
+import contextlib
+from collections.abc import Iterator
+
 from attn_flax.checks import InputError
 
 
@@ -21,3 +24,19 @@ class FolderError(InputError):
 
 class CorruptRecordError(InputError):
     """A record or an image file that cannot be read."""
+
+
+@contextlib.contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Raises CorruptRecordError for whatever goes wrong; TFDS, array_record and Pillow have exceptions of their own.
+
+    >>> with reading("photo.png"):
+    ...     raise OSError("truncated file")
+    Traceback (most recent call last):
+    ...
+    attn_flax.data.errors.CorruptRecordError: photo.png cannot be read: truncated file
+    """
+    try:
+        yield
+    except Exception as error:
+        raise CorruptRecordError(f"{what} cannot be read: {error}") from error

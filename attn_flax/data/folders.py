@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from grain.sources import RandomAccessDataSource
 
-from attn_flax.data.errors import CorruptRecordError, EmptySplitError, FolderError
+from attn_flax.data.errors import EmptySplitError, FolderError, reading
 from attn_flax.data.images import IMAGE_SUFFIXES
 from attn_flax.data.records import Subset, decode_image, hold_out
 
@@ -28,12 +28,8 @@ class FolderRecords:
         return len(self.files)
 
     def __getitem__(self, index: int) -> dict:
-        try:
+        with reading(f"record {index} of split {self.split!r}, {self.files[index]},"):
             return {"image": decode_image(self.files[index]), "label": self.labels[index]}
-        except Exception as error:  # Pillow has many exceptions for damage
-            raise CorruptRecordError(
-                f"record {index} of split {self.split!r}, {self.files[index]}, cannot be read: {error}"
-            ) from error
 
 
 def load_folder_splits(folder: str | os.PathLike) -> tuple[tuple[str, ...], dict[str, RandomAccessDataSource]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from attn_flax.data.collate import Collate
-from attn_flax.data.errors import CorruptRecordError
+from attn_flax.data.errors import reading
 from attn_flax.data.records import decode_image
 from attn_flax.data.transforms import ResizeAndCrop
 
@@ -33,7 +33,5 @@ def read_images(
 
 
 def _read(file):
-    try:
+    with reading(f"image {file}"):
         return decode_image(file)
-    except Exception as error:  # Pillow has many exceptions for damage
-        raise CorruptRecordError(f"image {file} cannot be read: {error}") from error

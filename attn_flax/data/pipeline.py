@@ -10,9 +10,9 @@ from grain.transforms import RandomMap
 
 from attn_flax.checks import check
 from attn_flax.data.augmentation import Augmentation
-from attn_flax.data.bad_records import NONE, BadRecords, Counted, CountedIterator, MarkedCollate, Substituting
+from attn_flax.data.bad_records import BadRecords, CountedIterator, MarkedCollate, Substituting
 from attn_flax.data.collate import Collate
-from attn_flax.data.errors import CorruptRecordError, EmptySplitError
+from attn_flax.data.errors import EmptySplitError
 from attn_flax.data.transforms import ResizeAndCrop
 from attn_flax.data.workers import attach
 
@@ -81,7 +81,7 @@ def train_batches(
     if workers:
         _parse_flags()
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(workers), worker_init_fn=attach)
-    return iter(Counted(batches, source, bad or BadRecords()))
+    return CountedIterator(iter(batches), source, bad or BadRecords())
 
 
 def evaluation_batches(
@@ -120,21 +120,16 @@ def evaluation_batches(
     local = _local_size(batch_size, process_index, process_count)
     if not len(source):
         raise EmptySplitError("evaluation needs at least one record, got none.")
+    bad = bad or BadRecords()
     collate, resize = Collate(shape, mean, std, num_classes), ResizeAndCrop(*shape[:2])
 
     def read(step):
         first = step * batch_size + process_index * local
-        records, damaged = [], np.full(local, NONE)
-        for row, index in enumerate(range(first, min(first + local, len(source)))):
-            try:
-                records.append(resize.map(source[index]))
-            except CorruptRecordError:
-                damaged[row] = index
-        return collate.padded(records, local) | {"bad": damaged}
+        records = [bad.read(source, index) for index in range(first, min(first + local, len(source)))]
+        return collate.padded([resize.map(record) for record in records if record], local)
 
     steps = -(-len(source) // batch_size)
-    batches = grain.MapDataset.range(steps).map(read).to_iter_dataset(_reading(shape))
-    return Counted(batches, source, bad or BadRecords())
+    return grain.MapDataset.range(steps).map(read).to_iter_dataset(_reading(shape))
 
 
 def _local_size(batch_size, process_index, process_count):

@@ -13,7 +13,7 @@ from attn_flax.runs.config import (
 )
 from attn_flax.runs.folder import RunFolder, environment
 from attn_flax.runs.load import TrainedRun, load_run, read_run
-from attn_flax.runs.processes import connect, is_first, quiet_unless_first
+from attn_flax.runs.processes import connect, is_first, quiet_unless_first, teller
 from attn_flax.runs.train import check_training, is_finished, resumable, train
 
 __all__ = [
@@ -41,5 +41,6 @@ __all__ = [
     "quiet_unless_first",
     "read_run",
     "resumable",
+    "teller",
     "train",
 ]

@@ -14,6 +14,7 @@ import jax
 from cattrs.preconf.json import make_converter
 
 from attn_flax.checks import InputError
+from attn_flax.files import write_whole
 from attn_flax.runs.processes import from_first, is_first
 from attn_flax.version import __version__
 
@@ -68,11 +69,8 @@ class RunFolder:
 
     def write_json(self, name: str, content: Any) -> None:
         """Writes a dataclass or a dict as an indented JSON file, whole or not at all."""
-        if not is_first():
-            return
-        new = self.path / f".{name}.new"
-        new.write_text(json.dumps(as_json(content), indent=2) + "\n")
-        new.replace(self.path / name)
+        if is_first():
+            write_whole(self.path / name, json.dumps(as_json(content), indent=2) + "\n")
 
     def read_json(self, name: str) -> Any:
         """The content of a JSON file.
@@ -114,9 +112,7 @@ class RunFolder:
         """Takes the records of this step and later ones out of metrics.jsonl; a run that goes on makes them anew."""
         if is_first():
             kept = [json.dumps(record) + "\n" for record in self.read_metrics() if record["step"] < step]
-            new = self.path / ".metrics.jsonl.new"
-            new.write_text("".join(kept))
-            new.replace(self.path / "metrics.jsonl")
+            write_whole(self.path / "metrics.jsonl", "".join(kept))
 
 
 def as_json(content: Any) -> Any:

@@ -3,7 +3,6 @@
 import dataclasses
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -11,7 +10,8 @@ from attn_flax.checks import check
 from attn_flax.runs.build import build_model
 from attn_flax.runs.config import DataConfig, ModelConfig
 from attn_flax.runs.folder import RunFolder
-from attn_flax.training import Checkpoints, Network, check_architecture, leaf_names
+from attn_flax.training import Checkpoints, Network
+from attn_flax.training.leaves import check_architecture, from_named_leaves, named_leaves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,6 @@ def _restored(model, step, leaves):
 
 
 def _filled(tree, step, leaves, prefix):
-    saved = {name.removeprefix(prefix): leaf for name, leaf in leaves.items() if name.startswith(prefix)}
-    names = leaf_names(tree)
-    check_architecture(step, saved, dict(zip(names, jax.tree.leaves(tree), strict=True)))
-    return jax.tree.unflatten(jax.tree.structure(tree), [jnp.asarray(saved[name]) for name in names])
+    saved = {name.removeprefix(prefix): jnp.asarray(leaves[name]) for name in leaves if name.startswith(prefix)}
+    check_architecture(step, saved, named_leaves(tree))
+    return from_named_leaves(saved, tree)

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -66,6 +67,11 @@ def from_first(function: Callable[[], Any]) -> Any:
 def quiet_unless_first(console: Console | None) -> Console:
     """The console, by default the terminal; a silent one in all processes but the first."""
     return (console or Console()) if is_first() else Console(quiet=True)
+
+
+def teller(console: Console) -> Callable[[str], None]:
+    """What shows messages on the console just as they are."""
+    return partial(console.print, highlight=False, markup=False, soft_wrap=True)
 
 
 class Peers(Callback):

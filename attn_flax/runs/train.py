@@ -12,7 +12,7 @@ from attn_flax.checks import InputError, check
 from attn_flax.runs.build import ImageData
 from attn_flax.runs.config import TrainingConfig
 from attn_flax.runs.folder import RunFolder, as_json
-from attn_flax.runs.processes import Peers, is_first
+from attn_flax.runs.processes import Peers, is_first, teller
 
 
 def check_training(config: TrainingConfig) -> None:
@@ -50,10 +50,7 @@ def train(
         StoppedError: by a signal.
         InputError: a fault that its user can cure; what was trained is saved if it is worth it.
     """
-
-    def tell(message):
-        console.print(message, highlight=False, markup=False, soft_wrap=True)
-
+    tell = teller(console)
     checkpoints = training.Checkpoints(
         folder.checkpoints, keep=config.checkpoint.keep, config=as_json(config), tell=tell
     )
@@ -85,7 +82,7 @@ def train(
             split = saver.watch(watchdog.watch(data.evaluation_batches("validation")))
             return task.summarize(training.evaluate(runner, state, split))
 
-        training.fit(
+        state = training.fit(
             runner,
             state,
             batches,
@@ -94,7 +91,8 @@ def train(
             callbacks=[Peers(resume_hint(folder)), saver, watchdog, *_reports(config, plan, folder, step, console)],
             past=past,
         )
-    return _best(checkpoints, runner, task, config)
+    best = checkpoints.restore(runner.portable(state), best=True)
+    return best.step, runner.place(best.state)
 
 
 @contextlib.contextmanager
@@ -123,9 +121,3 @@ def _reports(config, plan, folder, step, console):
         training.EventFiles(folder.path, first_step=step),
     ]
     return [*reports, training.Profile(folder.path / "profile")] if config.profile else reports
-
-
-def _best(checkpoints, runner, task, config):
-    like = runner.portable(runner.place(task.init(jax.random.key(config.seed))))
-    restored = checkpoints.restore(like, best=True)
-    return restored.step, runner.place(restored.state)

@@ -1,14 +1,13 @@
 """How a task is learned: its state, its step, devices, checkpoints and the loop."""
 
 from attn_flax.training.checkpoints import (
-    ArchitectureError,
     CheckpointError,
     Checkpoints,
     DamagedCheckpointError,
     Restored,
-    check_architecture,
 )
 from attn_flax.training.interruption import StoppedError, StopRequest
+from attn_flax.training.leaves import ArchitectureError, check_architecture, leaf_names
 from attn_flax.training.loop import Callback, NonFiniteError, Plan, Report, Tally, evaluate, fit
 from attn_flax.training.network import Network
 from attn_flax.training.optimizers import create_optimizer, create_schedule, list_optimizers
@@ -16,7 +15,7 @@ from attn_flax.training.parallel import Runner, parallelize
 from attn_flax.training.profile import Profile
 from attn_flax.training.reports import EventFiles, MetricsFile, ProgressBar
 from attn_flax.training.saver import Saver
-from attn_flax.training.step import Learning, TrainState, leaf_names
+from attn_flax.training.step import Learning, TrainState
 from attn_flax.training.task import Task
 from attn_flax.training.watchdog import Watchdog
 

@@ -2,13 +2,8 @@
 
 import contextlib
 import dataclasses
-import gc
-import hashlib
 import json
-import logging
 import shutil
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -20,23 +15,20 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.options import MultiprocessingOptions
 
-from attn_flax.checks import InputError
-from attn_flax.training.digests import digest
-from attn_flax.training.step import TrainState, leaf_names
+from attn_flax.checks import InputError, listed
+from attn_flax.files import write_whole
+from attn_flax.training.digests import digest, seal, unseal
+from attn_flax.training.leaves import check_architecture, from_named_leaves, named_leaves
+from attn_flax.training.quiet import quiet
+from attn_flax.training.step import TrainState
 
 NAMES_SHOWN = 12
 SCORE = "score.json"
-SECONDS_FOR_STRAGGLERS = 0.3
-"""After an error TensorStore still calls back from its own threads, and complains of closed event loops."""
 Score = tuple[float, ...]
 
 
 class CheckpointError(InputError):
     """A checkpoint that cannot be written, or none that can be read."""
-
-
-class ArchitectureError(InputError):
-    """A checkpoint whose leaves are not those of the state to be restored."""
 
 
 class DamagedCheckpointError(InputError):
@@ -56,30 +48,6 @@ class Restored:
     step: int
     state: TrainState
     past: list[dict[str, float]]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Leaf:
-    """What a checkpoint's record says of an array."""
-
-    shape: Sequence[int]
-    dtype: str
-    digest: Sequence[int]
-
-
-def check_architecture(step: int, saved: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Raises ArchitectureError unless the leaves of a checkpoint have the names, shapes and types expected."""
-
-    def shown(leaf):
-        return "nothing" if leaf is None else f"{jnp.dtype(leaf.dtype).name}{tuple(leaf.shape)}"
-
-    names = [*expected, *(name for name in saved if name not in expected)]
-    pairs = {name: (shown(expected.get(name)), shown(saved.get(name))) for name in names}
-    lines = [f"{name}: expected {one}, got {other}" for name, (one, other) in pairs.items() if one != other]
-    if len(lines) > NAMES_SHOWN:
-        lines[NAMES_SHOWN:] = [f"and {len(lines) - NAMES_SHOWN} more"]
-    if lines:
-        raise ArchitectureError("\n  ".join([f"checkpoint {step} is that of another network or optimiser:", *lines]))
 
 
 class Checkpoints:
@@ -119,7 +87,7 @@ class Checkpoints:
             create=False,
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
-            preservation_policy=_LatestAndBest(keep, self._scores),
+            preservation_policy=_LatestAndBest(keep, self._rank),
             save_root_metadata=False,
             # Orbax's own asynchronous writing waits for minutes where a folder cannot be made.
             enable_async_checkpointing=False,
@@ -132,7 +100,7 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(self._folder, options=options)
         for step in self.steps:
             with contextlib.suppress(OSError, ValueError, KeyError):
-                self._scores[step] = tuple(_unsealed(json.loads((self._folder / str(step) / SCORE).read_text())))
+                self._scores[step] = tuple(unseal(json.loads((self._folder / str(step) / SCORE).read_text())))
 
     @property
     def steps(self) -> list[int]:
@@ -158,13 +126,13 @@ class Checkpoints:
         Raises:
             CheckpointError: this one or the one before cannot be written; those that are complete stay as they are.
         """
-        leaves = _leaves(state)
+        leaves = named_leaves(state)
         copies, digests = _copied(leaves)
         described = {name: _describe(leaf) for name, leaf in leaves.items()}
         for name, value in jax.device_get(digests).items():
             described[name]["digest"] = value.tolist()
         record = {"leaves": described, "past": list(past), "config": self._config}
-        args = ocp.args.Composite(state=ocp.args.StandardSave(copies), record=ocp.args.JsonSave(_sealed(record)))
+        args = ocp.args.Composite(state=ocp.args.StandardSave(copies), record=ocp.args.JsonSave(seal(record)))
         self.close()
         if score is not None:
             self._scores[step] = score  # before Orbax asks which to keep
@@ -226,17 +194,14 @@ class Checkpoints:
     def _write(self, step, args):
         if not self._folder.is_dir():
             raise FileNotFoundError("the folder has vanished")
-        with _quiet():
+        with quiet():
             self._manager.save(step, args=args, force=True)
         if step in self._scores:
             self._write_score(step)
 
     def _write_score(self, step):
         if jax.process_index() == 0:
-            path = self._folder / str(step) / SCORE
-            new = path.with_suffix(".new")
-            new.write_text(json.dumps(_sealed(self._scores[step])))
-            new.replace(path)
+            write_whole(self._folder / str(step) / SCORE, json.dumps(seal(self._scores[step])))
 
     def _rank(self, step):
         """Of equal scores the earliest step is the best; without any, the latest."""
@@ -244,9 +209,7 @@ class Checkpoints:
 
     def _first_intact(self, best, read):
         self.close()
-        steps = self.steps[::-1]
-        if best:
-            steps.sort(key=self._rank, reverse=True)
+        steps = sorted(self.steps, key=self._rank if best else None, reverse=True)
         for step in steps:
             try:
                 return read(step, self._read_record(step))
@@ -258,10 +221,11 @@ class Checkpoints:
         )
 
     def _restore(self, step, record, like):
-        leaves = _leaves(like)
-        check_architecture(step, {name: _Leaf(**leaf) for name, leaf in record["leaves"].items()}, leaves)
+        leaves = named_leaves(like)
+        saved = {name: jax.ShapeDtypeStruct(leaf["shape"], leaf["dtype"]) for name, leaf in record["leaves"].items()}
+        check_architecture(step, saved, leaves)
         arrays = self._read_leaves(step, record, jax.tree.map(_abstract, leaves))
-        return Restored(step, _state(arrays, like), record["past"])
+        return Restored(step, from_named_leaves(arrays, like), record["past"])
 
     def _read_leaves(self, step, record, like):
         with _damage_of(step):
@@ -270,13 +234,15 @@ class Checkpoints:
         digests = jax.device_get(_digests(arrays))
         changed = [name for name, leaf in record["leaves"].items() if digests[name].tolist() != leaf["digest"]]
         if changed:
-            raise DamagedCheckpointError(f"the digests of {_listed(changed)} are not those written with it.")
+            raise DamagedCheckpointError(
+                f"the digests of {listed(changed, NAMES_SHOWN)} are not those written with it."
+            )
         return arrays
 
     def _read_record(self, step):
         with _damage_of(step):
             args = ocp.args.Composite(record=ocp.args.JsonRestore())
-            return _unsealed(self._manager.restore(step, args=args)["record"])
+            return unseal(self._manager.restore(step, args=args)["record"])
 
     @contextlib.contextmanager
     def _refusing(self, what):
@@ -298,16 +264,13 @@ class Checkpoints:
 class _LatestAndBest:
     """Which checkpoints to keep: Orbax's policy protocol."""
 
-    def __init__(self, latest, scores):
+    def __init__(self, latest, rank):
         self._latest = latest
-        self._scores = scores
+        self._rank = rank
 
     def should_preserve(self, checkpoints, *, context):
         steps = sorted(info.step for info in checkpoints)
-        kept = set(steps[-self._latest :])
-        scored = [step for step in steps if step in self._scores]
-        if scored:
-            kept.add(max(scored, key=self._scores.__getitem__))  # the earliest of equals
+        kept = {*steps[-self._latest :], *sorted(steps, key=self._rank)[-1:]}
         return [info.step in kept for info in checkpoints]
 
 
@@ -322,29 +285,6 @@ def _copied(leaves):
     return jax.tree.map(jnp.copy, leaves), _digests(leaves)
 
 
-def _leaves(state):
-    """{"params.conv.kernel": array, ...}; a random key as the numbers it is made of."""
-    numbers = jax.tree.map(_unwrapped, state)
-    return dict(zip(leaf_names(numbers), jax.tree.leaves(numbers), strict=True))
-
-
-def _state(arrays, like):
-    structure = jax.tree.structure(like)
-    leaves = [
-        jax.random.wrap_key_data(arrays[name], impl=jax.random.key_impl(leaf)) if _is_key(leaf) else arrays[name]
-        for name, leaf in zip(leaf_names(like), jax.tree.leaves(like), strict=True)
-    ]
-    return jax.tree.unflatten(structure, leaves)
-
-
-def _is_key(leaf):
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _unwrapped(leaf):
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
-
-
 def _describe(leaf):
     return {"shape": list(leaf.shape), "dtype": leaf.dtype.name}
 
@@ -353,42 +293,10 @@ def _abstract(leaf):
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
-def _sealed(record):
-    text = json.dumps(record)
-    return {"record": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
-
-
-def _unsealed(sealed):
-    if hashlib.sha256(sealed["record"].encode()).hexdigest() != sealed["sha256"]:
-        raise ValueError("its record is not the one written with it.")
-    return json.loads(sealed["record"])
-
-
-@contextlib.contextmanager
-def _quiet():
-    """Silences what Orbax and the tasks that it forgets say of errors that it raises, too."""
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    excepthook, unraisablehook = sys.excepthook, sys.unraisablehook
-    sys.excepthook = sys.unraisablehook = lambda *_: None
-    try:
-        yield
-    except Exception:
-        gc.collect()
-        time.sleep(SECONDS_FOR_STRAGGLERS)
-        raise
-    finally:
-        sys.excepthook, sys.unraisablehook = excepthook, unraisablehook
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
 @contextlib.contextmanager
 def _damage_of(step):
     try:
-        with _quiet():
+        with quiet():
             yield
     except Exception as error:  # of Orbax, TensorStore, JSON and the file system
         raise DamagedCheckpointError(_first_line(error)) from error
@@ -396,8 +304,3 @@ def _damage_of(step):
 
 def _first_line(error):
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-
-
-def _listed(names):
-    rest = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    return ", ".join(names[:NAMES_SHOWN]) + rest

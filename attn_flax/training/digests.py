@@ -1,7 +1,11 @@
-"""Digests of arrays, the same wherever their parts lie."""
+"""Digests of arrays, the same wherever their parts lie, and seals of JSON."""
 
 import functools
+import hashlib
+import json
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +33,26 @@ def digest(x: Array) -> UInt32[Array, "2"]:
     words = jax.lax.bitcast_convert_type(x, _WORDS[x.dtype.itemsize]).astype(jnp.uint32)
     places = _places(words.shape)
     return jnp.stack([_mix(words ^ _mix(places + jnp.uint32(seed))).sum(dtype=jnp.uint32) for seed in SEEDS])
+
+
+def seal(content: Any) -> dict[str, str]:
+    """What JSON holds, with its SHA-256."""
+    text = json.dumps(content)
+    return {"record": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def unseal(sealed: Mapping[str, str]) -> Any:
+    """What was sealed.
+
+    >>> unseal(seal({"loss": [0.5]}))
+    {'loss': [0.5]}
+
+    Raises:
+        ValueError: it was changed since.
+    """
+    if hashlib.sha256(sealed["record"].encode()).hexdigest() != sealed["sha256"]:
+        raise ValueError("its record is not the one written with it.")
+    return json.loads(sealed["record"])
 
 
 def _places(shape):

@@ -9,8 +9,9 @@ import jax
 import numpy as np
 
 from attn_flax.checks import InputError, check
+from attn_flax.training.leaves import leaf_names
 from attn_flax.training.parallel import Runner
-from attn_flax.training.step import TrainState, leaf_names
+from attn_flax.training.step import TrainState
 from attn_flax.training.task import Batch
 
 

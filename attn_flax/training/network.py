@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import PyTree
 
+from attn_flax.training.leaves import is_key
+
 
 @dataclasses.dataclass(frozen=True)
 class Network:
@@ -57,10 +59,9 @@ class Network:
 
     def _reseeded(self, key):
         leaves, structure = jax.tree.flatten(self.rng_state)
-        is_key = [jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in leaves]
         fresh = [
             # Modules under vmap hold an array of keys; what is no key counts a stream's draws.
-            jax.random.split(jax.random.fold_in(key, i), leaf.shape) if is_key[i] else jnp.zeros_like(leaf)
+            jax.random.split(jax.random.fold_in(key, i), leaf.shape) if is_key(leaf) else jnp.zeros_like(leaf)
             for i, leaf in enumerate(leaves)
         ]
         return jax.tree.unflatten(structure, fresh)

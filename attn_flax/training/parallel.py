@@ -12,6 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from attn_flax.checks import check
+from attn_flax.training.leaves import is_key
 from attn_flax.training.step import TrainState
 from attn_flax.training.task import Batch, Task
 
@@ -116,7 +117,6 @@ class MeshRunner(_Devices):
         self._spread = jax.tree.map(lambda x: NamedSharding(self._grid, spread(x.shape, fsdp)), abstract)
         self.update = jax.jit(task.update, donate_argnums=0, out_shardings=(self._spread, self._whole))
         self.evaluate = jax.jit(task.evaluate, out_shardings=self._whole)
-        self._gather = jax.jit(lambda tree: tree, out_shardings=self._whole)
 
     def place(self, state: TrainState) -> TrainState:
         """The state on every device, or spread over the mesh."""
@@ -132,7 +132,7 @@ class MeshRunner(_Devices):
     def fetch(self, tree: PyTree) -> PyTree:
         """The whole tree on this process's first device."""
         if not all(x.is_fully_replicated for x in jax.tree.leaves(tree)):
-            tree = self._gather(tree)
+            tree = _placed(tree, self._whole)
         return jax.tree.map(lambda x: x.addressable_data(0), tree)
 
     def portable(self, state: TrainState) -> TrainState:
@@ -173,7 +173,7 @@ class PmapRunner(_Devices):
 
     def portable(self, state: TrainState) -> TrainState:
         """The first device's copy, on all devices of all processes."""
-        return _placed(self.fetch(state), jax.tree.map(lambda x: self._whole, state))
+        return _placed(self.fetch(state), self._whole)
 
 
 def spread(shape: tuple[int, ...], devices: int) -> PartitionSpec:
@@ -202,6 +202,6 @@ def _anywhere(x):
     """An array of this process bound to no device, or a global one as it is."""
     if not x.is_fully_addressable:
         return x
-    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+    if is_key(x):
         return jax.random.wrap_key_data(np.asarray(jax.random.key_data(x)), impl=jax.random.key_impl(x))
     return np.asarray(x)

@@ -136,12 +136,3 @@ class Learning:
             return (decay * old + (1 - decay) * new).astype(old.dtype)
 
         return jax.tree.map(average, state.ema, new)
-
-
-def leaf_names(tree: PyTree) -> list[str]:
-    """The names of a tree's leaves, in its order.
-
-    >>> leaf_names({"conv": {"bias": 0, "kernel": 1}, "scales": (2, 3)})
-    ['conv.bias', 'conv.kernel', 'scales.0', 'scales.1']
-    """
-    return [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in jax.tree.leaves_with_path(tree)]

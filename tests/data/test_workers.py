@@ -8,12 +8,13 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
+
+from experiments.chaos import processes_of
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
-import itertools, signal, sys, time
+import signal, sys
 from attn_flax.data import train_batches
 from tests.data.sources import numbered
 
@@ -52,12 +53,7 @@ def process(tmp_path):
 
 def others(process):
     """The living processes of the same group beside the main one."""
-    found = []
-    for other in psutil.process_iter(["status"]):
-        with contextlib.suppress(ProcessLookupError):
-            if os.getpgid(other.pid) == process.pid != other.pid and other.info["status"] != psutil.STATUS_ZOMBIE:
-                found.append(other.pid)
-    return found
+    return [other for other in processes_of(process.pid) if other.pid != process.pid]
 
 
 def seconds_until_gone(process):

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -17,7 +16,7 @@ from flax import nnx
 
 from attn_flax.tasks import Classification
 from attn_flax.training import ArchitectureError, CheckpointError, Checkpoints, Learning, parallelize
-from tests.training.networks import SmallNet, random_batches
+from tests.training.networks import SmallNet, WideNet, plain, random_batches
 from tests.training.toys import Mean, values
 
 # Orbax forgets tasks when a read fails.
@@ -28,34 +27,14 @@ LAYOUTS = {"one": ("jit", 1, None), "jit": ("jit", 8, None), "pmap": ("pmap", 8,
 }
 
 
-def plain(state):
-    """A state in NumPy, its key as numbers."""
-    return jax.tree.map(
-        lambda x: np.array(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x), state
-    )
-
-
 def runner_of(layout, task):
     how, devices, fsdp = LAYOUTS[layout]
     return parallelize(task, how, jax.devices()[:devices], fsdp=fsdp)
 
 
-class Wide(nnx.Module):
-    """Large enough for its kernels to be spread."""
-
-    def __init__(self, width=64, *, rngs):
-        self.hidden = nnx.Linear(3, width, rngs=rngs)
-        self.norm = nnx.BatchNorm(width, rngs=rngs)
-        self.mixed = nnx.Linear(width, 128, rngs=rngs)
-        self.out = nnx.Linear(128, 5, rngs=rngs)
-
-    def __call__(self, x):
-        return self.out(jax.nn.gelu(self.mixed(self.norm(self.hidden(x.mean((1, 2)))))))
-
-
 def wide_task(**arguments):
     learning = Learning(optax.adam(1e-2), ema_decay=0.9)
-    return Classification(Wide(**arguments, rngs=nnx.Rngs(1)), learning, 5)
+    return Classification(WideNet(**arguments, rngs=nnx.Rngs(1)), learning, 5)
 
 
 def trained(task, runner, steps, batches=None):

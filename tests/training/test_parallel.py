@@ -18,8 +18,9 @@ from flax import nnx
 from attn_flax.checks import InputError
 from attn_flax.tasks import Classification
 from attn_flax.training import Checkpoints, Learning, leaf_names, parallelize
+from attn_flax.training.leaves import is_key
 from attn_flax.training.parallel import AXIS
-from tests.training.networks import SmallNet, random_batches
+from tests.training.networks import SmallNet, WideNet, random_batches
 
 STEPS = 20
 TOLERANCE = {"float64": 1e-9, "float32": 1e-5}
@@ -64,46 +65,27 @@ def assert_equal_runs(run_a, run_b, dtype):
     assert int(state_a.step) == int(state_b.step) == STEPS
 
 
-class Wide(nnx.Module):
-    """Batch norm, dropout and kernels large enough to be spread."""
-
-    def __init__(self, *, dtype, rngs):
-        types = {"dtype": dtype, "param_dtype": dtype}
-        self.hidden = nnx.Linear(3, 64, **types, rngs=rngs)
-        self.norm = nnx.BatchNorm(64, **types, rngs=rngs)
-        for stat in (self.norm.mean, self.norm.var):  # flax makes them float32 whatever the types
-            stat.set_value(stat.get_value().astype(dtype))
-        self.dropout = nnx.Dropout(0.3, rngs=rngs)
-        self.mixed = nnx.Linear(64, 128, **types, rngs=rngs)
-        self.out = nnx.Linear(128, 5, **types, rngs=rngs)
-
-    def __call__(self, x):
-        x = self.dropout(jax.nn.gelu(self.norm(self.hidden(x.mean((1, 2))))))
-        return self.out(jax.nn.gelu(self.mixed(x)))
-
-
-def wide_task(dtype, dropout=0.3):
-    model = Wide(dtype=dtype, rngs=nnx.Rngs(1))
-    model.dropout.rate = dropout
+def wide_task(dtype):
+    model = WideNet(dropout=0.3, dtype=dtype, rngs=nnx.Rngs(1))
     return Classification(model, Learning(optax.sgd(0.1, momentum=0.9), ema_decay=0.9), 5)
 
 
 @functools.cache
-def wide_trained(how, devices, fsdp, dtype, dropout):
-    a_task = wide_task(dtype, dropout)
+def wide_trained(how, devices, fsdp, dtype):
+    a_task = wide_task(dtype)
     return run(parallelize(a_task, how, jax.devices()[:devices], fsdp=fsdp), a_task.init(jax.random.key(3)))
 
 
 @pytest.mark.parametrize("fsdp", [1, 2, 8])
 def test_a_spread_state_agrees_with_one_device_dropout_on(fsdp, dtype):
     """The meshes 8×1, 4×2 and 1×8."""
-    assert_equal_runs(wide_trained("jit", 1, None, dtype, 0.3), wide_trained("fsdp", 8, fsdp, dtype, 0.3), dtype)
+    assert_equal_runs(wide_trained("jit", 1, None, dtype), wide_trained("fsdp", 8, fsdp, dtype), dtype)
 
 
 def bytes_on(device):
     """What the living arrays take of a device, each buffer counted once."""
     gc.collect()
-    live = [x for x in jax.live_arrays() if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)]
+    live = [x for x in jax.live_arrays() if not is_key(x)]
     parts = [shard.data for x in live for shard in x.addressable_shards if shard.device == device]
     return sum({part.unsafe_buffer_pointer(): part.nbytes for part in parts}.values())
 
@@ -123,7 +105,7 @@ def test_a_spread_state_takes_its_share_of_each_device(data, fsdp):
     for x in large:
         assert {shard.data.size for shard in x.addressable_shards} == {x.size // fsdp}
         assert len({str(shard.index) for shard in x.addressable_shards}) == fsdp
-    whole = sum(x.nbytes for x in jax.tree.leaves(state) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key))
+    whole = sum(x.nbytes for x in jax.tree.leaves(state) if not is_key(x))
     spread = sum(x.nbytes for x in large)
     del put, metrics, batch
     held = bytes_on(jax.devices()[3]) - before
@@ -154,12 +136,9 @@ def in_two_processes(how, fsdp, dtype, folder):
 
 @pytest.mark.parametrize(("how", "fsdp"), [("jit", None), ("fsdp", 2), ("fsdp", 8), ("pmap", None)])
 def test_two_processes_agree_with_one_device_and_save_for_it(tmp_path, how, fsdp):
-    reference = "jit", 1
-    dropout = 0.3
-    if how == "pmap":  # whose devices draw other numbers
-        reference = "pmap", 8
+    reference = ("pmap", 8) if how == "pmap" else ("jit", 1)  # pmap's devices draw other numbers
     losses = in_two_processes(how, fsdp, "float32", tmp_path / "checkpoints")
-    state, expected = wide_trained(*reference, None, "float32", dropout)
+    state, expected = wide_trained(*reference, None, "float32")
     for of_process in losses:
         np.testing.assert_allclose(of_process, expected, rtol=0, atol=TOLERANCE["float32"])
     _, leaves = Checkpoints(tmp_path / "checkpoints").read()

@@ -20,7 +20,7 @@ from attn_flax.training import (
     fit,
     parallelize,
 )
-from tests.training.test_checkpoints import plain
+from tests.training.networks import plain
 from tests.training.toys import Mean, values
 
 PLAN = Plan(examples=24, batch_size=8, epochs=5, report_every=4)  # epochs end with the steps 3, 6, 9, 12 and 15

@@ -3,7 +3,7 @@
     python -m experiments.overhead --data.name cifar10 --data.dir DIR
 
 In one process and in alternation: the compiled step on batches that are on the device already, then `training.fit` with
-reports, event files, metrics and checkpoints, with 0 and with 2 data workers. Medians over the rounds.
+reports, event files, metrics, a watchdog and a checkpoint, with 0 and with 2 data workers. Medians over the rounds.
 """
 
 import contextlib
@@ -36,8 +36,8 @@ class Config:
     model: runs.ModelConfig = dataclasses.field(default_factory=runs.ModelConfig)
     batch_size: int = 128
     """The images of a step."""
-    steps: int = 10
-    """The steps of a round; each ends with a report, every third with a checkpoint."""
+    steps: int = 24
+    """The steps of a round, which ends with a report and a checkpoint."""
     rounds: int = 7
     """How often each side is timed, after one round that warms it up."""
     out: Path | None = None
@@ -102,14 +102,22 @@ def _loop(runner, task, data, config, workers, folder):
         for turn in itertools.count(1):
             plan = training.Plan(config.steps * config.batch_size, config.batch_size, turn, config.steps)
             callbacks = [
+                training.Saver(
+                    checkpoints,
+                    runner,
+                    plan,
+                    score=None,
+                    stop=training.StopRequest(),
+                    every_steps=None,
+                    every_minutes=None,
+                ),
+                training.Watchdog(600, folder / "hung.txt", print),
                 training.ProgressBar(plan, Console(quiet=True)),
                 training.MetricsFile(folder / "metrics.jsonl"),
                 training.EventFiles(folder),
             ]
             start = time.perf_counter()
             state = training.fit(runner, state, batches, plan, callbacks=callbacks)
-            if turn % 3 == 0:
-                checkpoints.save(plan.steps, runner.portable(state))
             jax.block_until_ready(state)
             yield time.perf_counter() - start
 

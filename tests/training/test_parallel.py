@@ -3,10 +3,6 @@
 import functools
 import gc
 import re
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +16,12 @@ from attn_flax.tasks import Classification
 from attn_flax.training import Checkpoints, Learning, leaf_names, parallelize
 from attn_flax.training.leaves import is_key
 from attn_flax.training.parallel import AXIS
+from tests.processes import in_two_processes
 from tests.training.networks import SmallNet, WideNet, random_batches
 
 STEPS = 20
 TOLERANCE = {"float64": 1e-9, "float32": 1e-5}
 BATCH = 16
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(params=["float64", "float32"])
@@ -117,30 +113,14 @@ def test_a_spread_state_takes_its_share_of_each_device(data, fsdp):
     assert abs(taken - held - batch_bytes) < 1024  # alignment, and the random key
 
 
-def in_two_processes(how, fsdp, dtype, folder):
-    """The losses of each process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    arguments = ["-m", "tests.training.two_processes", how, str(fsdp or 0), dtype, str(folder), str(port)]
-    processes = [
-        subprocess.Popen([sys.executable, *arguments, str(i)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for i in range(2)
-    ]
-    outcomes = [process.communicate(timeout=120) for process in processes]
-    for process, (_, complaints) in zip(processes, outcomes, strict=True):
-        assert process.returncode == 0, complaints.decode()
-    # Other libraries write between the lines.
-    return [np.array([float(loss) for loss in re.findall(r"loss (\S+) ", out.decode())]) for out, _ in outcomes]
-
-
 @pytest.mark.parametrize(("how", "fsdp"), [("jit", None), ("fsdp", 2), ("fsdp", 8), ("pmap", None)])
 def test_two_processes_agree_with_one_device_and_save_for_it(tmp_path, how, fsdp):
     reference = ("pmap", 8) if how == "pmap" else ("jit", 1)  # pmap's devices draw other numbers
-    losses = in_two_processes(how, fsdp, "float32", tmp_path / "checkpoints")
+    outputs = in_two_processes("tests.training.two_processes", how, fsdp or 0, "float32", tmp_path / "checkpoints")
     state, expected = wide_trained(*reference, None, "float32")
-    for of_process in losses:
-        np.testing.assert_allclose(of_process, expected, rtol=0, atol=TOLERANCE["float32"])
+    for output in outputs:
+        losses = [float(loss) for loss in re.findall(r"loss (\S+) ", output)]  # other libraries write between the lines
+        np.testing.assert_allclose(losses, expected, rtol=0, atol=TOLERANCE["float32"])
     _, leaves = Checkpoints(tmp_path / "checkpoints").read()
     for name, leaf in zip(leaf_names(state.params), jax.tree.leaves(state.params), strict=True):
         np.testing.assert_allclose(leaves[f"params.{name}"], leaf, rtol=0, atol=TOLERANCE["float32"])

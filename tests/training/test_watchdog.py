@@ -4,8 +4,10 @@ import threading
 import time
 
 import jax
+import pytest
 
 from attn_flax.training import Tally, Watchdog, parallelize
+from tests.processes import in_two_processes
 from tests.training.toys import Mean
 
 
@@ -50,3 +52,12 @@ def test_a_step_after_a_hang_starts_its_patience_anew(tmp_path):
         hang(0.3)
     watchdog.close()
     assert len(told) == 2
+
+
+@pytest.mark.full
+def test_a_collective_that_hangs_is_told_of_by_all_that_wait_in_it(tmp_path):
+    outputs = in_two_processes("tests.training.hung_process", tmp_path)
+    for process, (output, handed) in enumerate(zip(outputs, (3, 2), strict=True)):
+        path = tmp_path / f"hung-{process}.txt"
+        assert f"no progress for 2 s after step {handed} was handed to the devices: the stacks of all" in output
+        assert ("block_until_ready" in path.read_text()) == (process == 0)

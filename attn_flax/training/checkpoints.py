@@ -83,21 +83,10 @@ class Checkpoints:
         self._scores: dict[int, Score] = {}
         self._writing: Future | None = None
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
-        options = ocp.CheckpointManagerOptions(
-            create=False,
-            cleanup_tmp_directories=not read_only,
-            read_only=read_only,
-            preservation_policy=_LatestAndBest(keep, self._rank),
-            save_root_metadata=False,
-            # Orbax's own asynchronous writing waits for minutes where a folder cannot be made.
-            enable_async_checkpointing=False,
-            # Named, processes wait for each other without the devices, which the training needs meanwhile.
-            multiprocessing_options=MultiprocessingOptions(active_processes=set(range(jax.process_count()))),
-        )
-        with self._refusing("opened"):
+        with self._refusing("opened"), quiet():
             if not read_only:
                 self._folder.mkdir(parents=True, exist_ok=True)
-            self._manager = ocp.CheckpointManager(self._folder, options=options)
+            self._manager = ocp.CheckpointManager(self._folder, options=self._options(keep, read_only))
         for step in self.steps:
             with contextlib.suppress(OSError, ValueError, KeyError):
                 self._scores[step] = tuple(unseal(json.loads((self._folder / str(step) / SCORE).read_text())))
@@ -190,6 +179,19 @@ class Checkpoints:
             writing, self._writing = self._writing, None
             with self._refusing("written"):
                 writing.result()
+
+    def _options(self, keep, read_only):
+        return ocp.CheckpointManagerOptions(
+            create=False,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+            preservation_policy=_LatestAndBest(keep, self._rank),
+            save_root_metadata=False,
+            # Orbax's own asynchronous writing waits for minutes where a folder cannot be made.
+            enable_async_checkpointing=False,
+            # Named, processes wait for each other without the devices, which the training needs meanwhile.
+            multiprocessing_options=MultiprocessingOptions(active_processes=set(range(jax.process_count()))),
+        )
 
     def _write(self, step, args):
         if not self._folder.is_dir():

@@ -1,0 +1,266 @@
+"""Depthwise convolution: every channel has a window of its own.
+
+Both derivatives are depthwise sums over the same offsets, and each of the three is linear in what the others are
+derivatives by, so two functions and their transposes are closed under reverse differentiation of any order.
+
+Where XLA's own convolution is fast (GPU, TPU) it is used; on CPU, where it takes channels one by one, the sums are
+written out. Which of the two it is, is chosen when the program is lowered for a platform.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from attn_flax.checks import check
+from attn_flax.ops.precision import at_least_float32
+
+MAX_WINDOW_AXES = 3
+
+
+def depthwise_conv(
+    x: Float[Array, "*s c"],
+    kernel: Float[Array, "*window c_kernel"],
+    *,
+    strides: tuple[int, ...] | None = None,
+    dilation: tuple[int, ...] | None = None,
+    padding: str | Sequence[tuple[int, int]] = "SAME",
+) -> Float[Array, "*t c"]:
+    """y_i = Σ_o w_o ∘ x_{i∘strides + o∘dilation}, a sum over the offsets o of a window, ∘ by axis and by channel.
+
+    Accumulated in float32 or wider, returned in the type of x. Reverse-mode derivatives of any order; forward mode
+    (`jax.jvp`, `jax.jacfwd`) is refused by JAX, since the derivatives are rules of our own.
+
+    Args:
+        x: maps (*b, *s, c) with as many spatial axes as the window has, and any number of batch axes before them.
+        kernel: the window w, one to three axes and the channels.
+        strides: steps of the output positions; one by default.
+        dilation: steps between the taps of the window; one by default.
+        padding: "SAME", "VALID" or the zeros to add before and after each axis (fewer than none: positions to drop),
+            as `jax.lax.conv_general_dilated` means them.
+
+    Raises:
+        InputError: a window of no or more than three axes, or larger than the padded map; x with fewer axes, or
+            another number of channels; strides, dilation or padding that do not fit the window.
+
+    >>> depthwise_conv(jnp.arange(5.0)[:, None], jnp.ones((3, 1))).squeeze()
+    Array([1., 3., 6., 9., 7.], dtype=float32)
+
+    Source: Sifre and Mallat, "Rigid-Motion Scattering for Texture Classification" (2014), arXiv:1403.1687, chapter 6.
+    """
+    *window, channels = kernel.shape
+    axes = len(window)
+    check(
+        1 <= axes <= MAX_WINDOW_AXES and min(window) >= 1,
+        f"kernel must have 1 to {MAX_WINDOW_AXES} window axes and one of channels, got shape {kernel.shape}.",
+    )
+    check(
+        x.ndim > axes and x.shape[-1] == channels,
+        f"x must have {axes} spatial axes and {channels} channels on its last axis, as the kernel has, "
+        f"got shapes {x.shape} and {kernel.shape}.",
+    )
+    strides, dilation = (_steps(name, steps, axes) for name, steps in (("strides", strides), ("dilation", dilation)))
+    size = x.shape[-axes - 1 : -1]
+    geometry = Geometry(strides, _pads(size, window, strides, dilation, padding), (1,) * axes, dilation)
+    check(
+        min(geometry.output_size(size, window)) >= 1,
+        f"the window {tuple(window)} with dilation {dilation} must fit the padded map, "
+        f"got shape {x.shape} and padding {geometry.padding}.",
+    )
+    return _convolve(x, kernel, geometry)
+
+
+class Geometry(NamedTuple):
+    """Which position of x meets which of the window, in the terms of `jax.lax.conv_general_dilated`, by axis."""
+
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    base_dilation: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+    @property
+    def axes(self) -> int:
+        """The number of spatial axes."""
+        return len(self.strides)
+
+    def output_size(self, size: Sequence[int], window: Sequence[int]) -> tuple[int, ...]:
+        """The size of the result for a map of this size."""
+        return tuple(
+            (_spread(s, base) + sum(pads) - _spread(k, step)) // stride + 1
+            for s, k, (stride, pads, base, step) in zip(size, window, zip(*self, strict=True), strict=True)
+        )
+
+    def transposed(self, size: Sequence[int], window: Sequence[int]) -> "Geometry":
+        """The one by which the cotangent and the flipped window give the gradient of a map of this size."""
+        padding = tuple(
+            (_spread(k, step) - 1 - low, _spread(s, base) - _spread(n, stride) + low)
+            for s, k, n, (stride, (low, _), base, step) in zip(
+                size, window, self.output_size(size, window), zip(*self, strict=True), strict=True
+            )
+        )
+        return Geometry(self.base_dilation, padding, self.strides, self.dilation)
+
+    def padded(self, x: jax.Array) -> jax.Array:
+        """The map with its zeros around and between."""
+        widths = [(low, high, base - 1) for (low, high), base in zip(self.padding, self.base_dilation, strict=True)]
+        return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0)] * (x.ndim - self.axes - 1) + widths + [(0, 0, 0)])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve(x, kernel, geometry):
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=functools.partial(_sum_of_shifts, geometry=geometry),
+        default=functools.partial(_xla_convolution, geometry=geometry),
+    )
+
+
+def _convolve_and_keep(x, kernel, geometry):
+    return _convolve(x, kernel, geometry), (x, kernel)
+
+
+def _convolve_transposed(geometry, kept, dy):
+    x, kernel = kept
+    window = kernel.shape[:-1]
+    dx = _input_gradient(dy, kernel, x.shape, geometry)
+    return dx.astype(x.dtype), _correlate(x, dy, window, geometry).astype(kernel.dtype)
+
+
+_convolve.defvjp(_convolve_and_keep, _convolve_transposed)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _correlate(x, dy, window, geometry):
+    """The gradient of the window: Σ_i x_{i∘strides + o∘dilation} ∘ dy_i for each offset o, in float32 or wider."""
+    return lax.platform_dependent(
+        x,
+        dy,
+        cpu=functools.partial(_sums_of_products, window=window, geometry=geometry),
+        default=functools.partial(_xla_correlation, window=window, geometry=geometry),
+    )
+
+
+def _correlate_and_keep(x, dy, window, geometry):
+    return _correlate(x, dy, window, geometry), (x, dy)
+
+
+def _correlate_transposed(window, geometry, kept, dkernel):
+    x, dy = kept
+    dx = _input_gradient(dy, dkernel, x.shape, geometry)
+    return dx.astype(x.dtype), _convolve(x, dkernel, geometry).astype(dy.dtype)
+
+
+_correlate.defvjp(_correlate_and_keep, _correlate_transposed)
+
+
+def _input_gradient(dy, kernel, shape, geometry):
+    size, window = shape[-geometry.axes - 1 : -1], kernel.shape[:-1]
+    return _convolve(dy, jnp.flip(kernel, range(geometry.axes)), geometry.transposed(size, window))
+
+
+def _sum_of_shifts(x, kernel, geometry):
+    size, window = x.shape[-geometry.axes - 1 : -1], kernel.shape[:-1]
+    wide = at_least_float32(jnp.promote_types(x.dtype, kernel.dtype))
+    shifts = _shifts(x, geometry, window, geometry.output_size(size, window))
+    taps = kernel.reshape(-1, kernel.shape[-1]).astype(wide)
+    return sum(shift.astype(wide) * tap for shift, tap in zip(shifts, taps, strict=True)).astype(x.dtype)
+
+
+def _sums_of_products(x, dy, window, geometry):
+    wide = at_least_float32(jnp.promote_types(x.dtype, dy.dtype))
+    shifts = _shifts(x, geometry, window, dy.shape[-geometry.axes - 1 : -1])
+    sums = [(shift.astype(wide) * dy.astype(wide)).sum(range(dy.ndim - 1)) for shift in shifts]
+    return jnp.stack(sums).reshape(*window, -1)
+
+
+def _shifts(x, geometry, window, size):
+    """x_{i∘strides + o∘dilation} for each offset o of the window, by rows, with all i of a map of this size."""
+    padded = lax.optimization_barrier(geometry.padded(x))  # or the padding would be repeated for each offset
+    batch = padded.ndim - geometry.axes - 1
+    for offset in itertools.product(*map(range, window)):
+        start = [o * step for o, step in zip(offset, geometry.dilation, strict=True)]
+        stop = [s + (n - 1) * step + 1 for s, n, step in zip(start, size, geometry.strides, strict=True)]
+        yield lax.slice(
+            padded,
+            (*[0] * batch, *start, 0),
+            (*padded.shape[:batch], *stop, padded.shape[-1]),
+            (*[1] * batch, *geometry.strides, 1),
+        )
+
+
+def _xla_convolution(x, kernel, geometry):
+    narrow = jnp.promote_types(x.dtype, kernel.dtype)
+    s = "DHW"[-geometry.axes :]
+    y = lax.conv_general_dilated(
+        _one_batch_axis(x, geometry).astype(narrow),
+        kernel[..., None, :].astype(narrow),
+        window_strides=geometry.strides,
+        padding=geometry.padding,
+        lhs_dilation=geometry.base_dilation,
+        rhs_dilation=geometry.dilation,
+        dimension_numbers=(f"N{s}C", f"{s}IO", f"N{s}C"),
+        feature_group_count=kernel.shape[-1],
+        preferred_element_type=at_least_float32(narrow),
+    )
+    return y.reshape(*x.shape[: -geometry.axes - 1], *y.shape[1:]).astype(x.dtype)
+
+
+def _xla_correlation(x, dy, window, geometry):
+    x, dy = (_one_batch_axis(a, geometry) for a in (x, dy))
+    narrow = jnp.promote_types(x.dtype, dy.dtype)
+    s = "DHW"[-geometry.axes :]
+    padding = [  # the last positions of x may have met no tap
+        (low, _spread(k, step) - 1 + _spread(n, stride) - _spread(m, base) - low)
+        for m, k, n, (stride, (low, _), base, step) in zip(
+            x.shape[1:-1], window, dy.shape[1:-1], zip(*geometry, strict=True), strict=True
+        )
+    ]
+    return lax.conv_general_dilated(
+        x.astype(narrow),
+        dy.astype(narrow),
+        window_strides=geometry.dilation,
+        padding=padding,
+        lhs_dilation=geometry.base_dilation,
+        rhs_dilation=geometry.strides,
+        dimension_numbers=(f"C{s}N", f"I{s}O", f"N{s}C"),
+        batch_group_count=x.shape[-1],
+        preferred_element_type=at_least_float32(narrow),
+    )[0]
+
+
+def _one_batch_axis(x, geometry):
+    return x.reshape(math.prod(x.shape[: -geometry.axes - 1]), *x.shape[-geometry.axes - 1 :])
+
+
+def _steps(name, steps, axes):
+    steps = (1,) * axes if steps is None else tuple(steps)
+    check(
+        len(steps) == axes and min(steps) >= 1,
+        f"{name} must be {axes} numbers of at least 1, one for each axis of the window, got {steps}.",
+    )
+    return steps
+
+
+def _pads(size, window, strides, dilation, padding):
+    if isinstance(padding, str):
+        check(padding in ("SAME", "VALID"), f"padding must be 'SAME', 'VALID' or pairs of numbers, got {padding!r}.")
+        spans = [_spread(k, step) for k, step in zip(window, dilation, strict=True)]
+        return tuple(lax.padtype_to_pads(size, spans, strides, padding))
+    pads = tuple(tuple(pair) for pair in padding)
+    check(
+        len(pads) == len(window) and all(len(pair) == 2 for pair in pads),
+        f"padding must be {len(window)} pairs, one for each axis of the window, got {pads}.",
+    )
+    return pads
+
+
+def _spread(size, step):
+    """How many positions `size` of them cover that lie `step` apart."""
+    return (size - 1) * step + 1

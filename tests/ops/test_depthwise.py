@@ -1,0 +1,267 @@
+"""Depthwise convolution against loops, against XLA's convolution, and what it is lowered to."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from attn_flax import ops
+from attn_flax.checks import InputError
+
+C = 6
+
+# (map, window, strides, dilation, padding)
+CASES = {
+    "odd": ((7, 5), (3, 5), None, None, "SAME"),
+    "even": ((7, 5), (2, 4), None, None, "SAME"),
+    "window larger than the map": ((7, 5), (9, 11), None, None, "SAME"),
+    "valid": ((7, 5), (3, 2), None, None, "VALID"),
+    "row strip": ((7, 9), (1, 7), None, None, "SAME"),
+    "column strip": ((9, 5), (7, 1), None, None, "SAME"),
+    "one tap": ((7, 5), (1, 1), None, None, "SAME"),
+    "dilated": ((13, 11), (3, 2), None, (3, 2), "SAME"),
+    "strided": ((7, 10), (3, 3), (2, 3), None, "SAME"),
+    "strided past the last position": ((8, 9), (3, 2), (3, 4), None, "VALID"),
+    "strided and dilated": ((11, 9), (3, 4), (2, 3), (2, 2), "SAME"),
+    "padded by hand": ((7, 5), (3, 2), None, None, ((3, 0), (1, 4))),
+    "cropped": ((9, 8), (3, 2), (2, 1), None, ((-2, 1), (1, -3))),
+    "sequence": ((11,), (4,), None, None, "SAME"),
+    "strided sequence": ((11,), (3,), (2,), (2,), "SAME"),
+    "volume": ((4, 7, 5), (3, 2, 3), None, None, "SAME"),
+    "strided volume": ((4, 7, 5), (2, 3, 1), (1, 2, 3), (2, 1, 1), "SAME"),
+}
+
+
+def pads(size, window, strides, dilation, padding):
+    if padding == "VALID":
+        return [(0, 0)] * len(size)
+    if padding != "SAME":
+        return padding
+    total = [
+        max((-(-s // t) - 1) * t + (k - 1) * d + 1 - s, 0)
+        for s, k, t, d in zip(size, window, strides, dilation, strict=True)
+    ]
+    return [(p // 2, p - p // 2) for p in total]
+
+
+def meetings(size, window, strides, dilation, padding):
+    """The size of the output, and all (i, o, p): its position i takes position p of the input with tap o."""
+    strides, dilation = strides or (1,) * len(size), dilation or (1,) * len(size)
+    around = pads(size, window, strides, dilation, padding)
+    out = [
+        (s + low + high - (k - 1) * d - 1) // t + 1
+        for s, k, t, d, (low, high) in zip(size, window, strides, dilation, around, strict=True)
+    ]
+    met = []
+    for i in itertools.product(*map(range, out)):
+        for o in itertools.product(*map(range, window)):
+            steps = zip(i, o, strides, dilation, around, strict=True)
+            p = tuple(i_a * t + o_a * d - low for i_a, o_a, t, d, (low, _) in steps)
+            if all(0 <= p_a < s for p_a, s in zip(p, size, strict=True)):
+                met.append((i, o, p))
+    return out, met
+
+
+def oracle(x, kernel, case):
+    size, met = meetings(*case)
+    y = np.zeros((len(x), *size, C))
+    for i, o, p in met:
+        for b in range(len(x)):
+            y[b, *i] += kernel[o] * x[b, *p]
+    return y
+
+
+def oracle_gradients(x, kernel, dy, case):
+    dx, dkernel = np.zeros_like(x), np.zeros_like(kernel)
+    for i, o, p in meetings(*case)[1]:
+        for b in range(len(x)):
+            dx[b, *p] += kernel[o] * dy[b, *i]
+            dkernel[o] += x[b, *p] * dy[b, *i]
+    return dx, dkernel
+
+
+def random(*shapes, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=shape) for shape in shapes]
+
+
+def convolution(case):
+    _, _, strides, dilation, padding = case
+    return lambda x, kernel: ops.depthwise_conv(x, kernel, strides=strides, dilation=dilation, padding=padding)
+
+
+def loss(case, weights):
+    """A scalar whose every derivative sees the convolution: y enters as a square."""
+    return lambda x, kernel: (weights * convolution(case)(x, kernel) ** 2).sum()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_values_and_gradients_are_the_oracles(name):
+    case = CASES[name]
+    x, kernel = random((2, *case[0], C), (*case[1], C))
+    expected = oracle(x, kernel, case)
+    (dy,) = random(expected.shape, seed=1)
+    with jax.enable_x64():
+        y, pull_back = jax.vjp(jax.jit(convolution(case)), jnp.array(x), jnp.array(kernel))
+        gradients = pull_back(jnp.array(dy))
+    np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
+    for got, wanted in zip(gradients, oracle_gradients(x, kernel, dy, case), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_form_for_accelerators_is_the_one_for_cpus(name, monkeypatch):
+    case = CASES[name]
+    x, kernel = random((2, 3, *case[0], C), (*case[1], C))
+    with jax.enable_x64():
+        x, kernel = jnp.array(x), jnp.array(kernel)
+        expected, pull_back = jax.vjp(convolution(case), x, kernel)
+        (dy,) = random(expected.shape, seed=1)
+        wanted = pull_back(jnp.array(dy))
+        monkeypatch.setattr(lax, "platform_dependent", lambda *args, cpu, default: default(*args))
+        y, pull_back = jax.vjp(convolution(case), x, kernel)
+        gradients = pull_back(jnp.array(dy))
+    np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
+    for got, want in zip(gradients, wanted, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
+
+
+def xla(case):
+    size, _, strides, dilation, padding = case
+    s = "DHW"[-len(size) :]
+
+    def convolve(x, kernel):
+        return lax.conv_general_dilated(
+            x,
+            kernel[..., None, :],
+            strides or (1,) * len(size),
+            padding,
+            rhs_dilation=dilation,
+            dimension_numbers=(f"N{s}C", f"{s}IO", f"N{s}C"),
+            feature_group_count=C,
+        )
+
+    return convolve
+
+
+@pytest.mark.parametrize("name", ["even", "dilated", "strided and dilated", "cropped", "volume"])
+def test_second_derivatives_are_those_of_xlas_convolution(name):
+    case = CASES[name]
+    x, kernel, dx, dkernel = random(*[(2, *case[0], C), (*case[1], C)] * 2)
+
+    def second(convolve):
+        def slope(x, kernel):
+            gradients = jax.grad(lambda x, kernel: (convolve(x, kernel) ** 3).sum(), argnums=(0, 1))(x, kernel)
+            return sum((g * d).sum() for g, d in zip(gradients, (dx, dkernel), strict=True))
+
+        return jax.jit(jax.grad(slope, argnums=(0, 1)))(jnp.array(x), jnp.array(kernel))
+
+    with jax.enable_x64():
+        for got, wanted in zip(second(convolution(case)), second(xla(case)), strict=True):
+            np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-9 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("name", ["odd", "strided", "sequence", "strided volume"])
+def test_takes_any_batch_axes_and_vmap_over_maps_and_windows(name):
+    case = CASES[name]
+    x, kernel = random((2, 3, *case[0], C), (3, *case[1], C))
+    x, kernel = jnp.float32(x), jnp.float32(kernel)
+    convolve = convolution(case)
+
+    def gradients(x, kernel):
+        return jax.grad(lambda x, kernel: (convolve(x, kernel) ** 2).sum(), argnums=(0, 1))(x, kernel)
+
+    expected = jnp.stack([convolve(x_b, kernel[0]) for x_b in x])
+    np.testing.assert_allclose(convolve(x, kernel[0]), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(convolve(x[0, 0], kernel[0]), expected[0, 0], rtol=1e-5, atol=1e-5)
+    for f in (convolve, gradients):
+        each = [f(x[:, i], kernel[i]) for i in range(3)]
+        mapped = jax.vmap(f, in_axes=(1, 0))(x, kernel)
+        for i in range(3):
+            for got, wanted in zip(jax.tree.leaves(mapped), jax.tree.leaves(each[i]), strict=True):
+                np.testing.assert_allclose(got[i], wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_bfloat16_is_accumulated_in_float32():
+    x, kernel = (jnp.array(1 + a, jnp.bfloat16) for a in random((2, 17, 15, C), (7, 7, C)))
+    y, pull_back = jax.vjp(lambda x, kernel: ops.depthwise_conv(x, kernel), x, kernel)
+    dx, dkernel = pull_back(jnp.ones_like(y))
+    assert y.dtype == dx.dtype == dkernel.dtype == jnp.bfloat16
+    case = ((17, 15), (7, 7), None, None, "SAME")
+    exact = oracle(np.float64(x), np.float64(kernel), case)
+    magnitude = oracle(np.abs(np.float64(x)), np.abs(np.float64(kernel)), case)
+    assert np.all(np.abs(np.float64(y) - exact) <= 2**-8 * np.abs(exact) + 49 * 2**-24 * magnitude)
+    dx_exact, dkernel_exact = oracle_gradients(np.float64(x), np.float64(kernel), np.ones(y.shape), case)
+    np.testing.assert_allclose(np.float64(dx), dx_exact, rtol=2**-8, atol=1e-4)
+    np.testing.assert_allclose(np.float64(dkernel), dkernel_exact, rtol=2**-8, atol=1e-2)
+
+
+def test_a_wider_window_does_not_widen_the_result():
+    x, kernel = random((2, 7, 5, C), (3, 3, C))
+    x, kernel = jnp.bfloat16(x), jnp.float32(kernel)
+    y, pull_back = jax.vjp(lambda x, kernel: ops.depthwise_conv(x, kernel), x, kernel)
+    dx, dkernel = pull_back(y)
+    assert (y.dtype, dx.dtype, dkernel.dtype) == (jnp.bfloat16, jnp.bfloat16, jnp.float32)
+    exact = oracle(np.float64(x), np.float64(kernel), ((7, 5), (3, 3), None, None, "SAME"))
+    np.testing.assert_allclose(np.float64(y), exact, rtol=2**-8, atol=1e-5)
+
+
+def test_maps_without_examples_are_taken():
+    y, pull_back = jax.vjp(lambda *a: ops.depthwise_conv(*a), jnp.ones((0, 7, 5, C)), jnp.ones((3, 3, C)))
+    assert y.shape == (0, 7, 5, C)
+    np.testing.assert_array_equal(pull_back(y)[1], np.zeros((3, 3, C)))
+
+
+@pytest.mark.parametrize(("platform", "convolutions"), [("cpu", 0), ("cuda", 3), ("tpu", 3)])
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_accelerators_convolve_and_cpus_do_not(platform, convolutions, axes):
+    def value_and_gradients(x, kernel):
+        y, pull_back = jax.vjp(lambda x, kernel: ops.depthwise_conv(x, kernel), x, kernel)
+        return y, pull_back(y)
+
+    shapes = [
+        jax.ShapeDtypeStruct((2, 3, *[7] * axes, C), jnp.bfloat16),
+        jax.ShapeDtypeStruct((*[3] * axes, C), jnp.bfloat16),
+    ]
+    exported = jax.export.export(jax.jit(jax.vmap(value_and_gradients, (0, None))), platforms=[platform])(*shapes)
+    assert exported.mlir_module().count("stablehlo.convolution") == convolutions
+
+
+REFUSALS = {
+    "no window": ((7, 5, C), (C,), {}, r"1 to 3 window axes and one of channels, got shape \(6,\)"),
+    "four window axes": ((7, 5, 3, 2, C), (1, 1, 1, 1, C), {}, r"1 to 3 window axes .* got shape \(1, 1, 1, 1, 6\)"),
+    "empty window": ((7, 5, C), (3, 0, C), {}, r"1 to 3 window axes .* got shape \(3, 0, 6\)"),
+    "map axes": ((5, C), (3, 3, C), {}, r"2 spatial axes and 6 channels .* got shapes \(5, 6\) and \(3, 3, 6\)"),
+    "channels": ((7, 5, 1), (3, 3, C), {}, r"2 spatial axes and 6 channels .* got shapes \(7, 5, 1\) and \(3, 3, 6\)"),
+    "strides": ((7, 5, C), (3, 3, C), {"strides": (2,)}, r"strides must be 2 numbers of at least 1, .* got \(2,\)"),
+    "dilation": (
+        (7, 5, C),
+        (3, 3, C),
+        {"dilation": (1, 0)},
+        r"dilation must be 2 numbers of at least 1, .* got \(1, 0\)",
+    ),
+    "padding name": ((7, 5, C), (3, 3, C), {"padding": "FULL"}, "'SAME', 'VALID' or pairs of numbers, got 'FULL'"),
+    "padding pairs": ((7, 5, C), (3, 3, C), {"padding": ((1, 1),)}, r"padding must be 2 pairs, .* got \(\(1, 1\),\)"),
+    "window too large": (
+        (7, 5, C),
+        (3, 3, C),
+        {"padding": "VALID", "dilation": (1, 3)},
+        r"the window \(3, 3\) with dilation \(1, 3\) must fit the padded map, got shape \(7, 5, 6\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_it_is_refused(case):
+    x, kernel, arguments, message = REFUSALS[case]
+    with pytest.raises(InputError, match=message):
+        ops.depthwise_conv(jnp.ones(x), jnp.ones(kernel), **arguments)
+
+
+def test_forward_mode_is_refused_as_the_docstring_says():
+    x, kernel = jnp.ones((7, 5, C)), jnp.ones((3, 3, C))
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(ops.depthwise_conv, (x, kernel), (x, kernel))

@@ -1,18 +1,41 @@
 """Fast primitives: pure JAX, arrays in, arrays out, the best form chosen inside."""
 
+from attn_flax.ops.depthwise import depthwise_conv
+from attn_flax.ops.neighborhood import neighborhood_attention, neighborhood_attention_weights
 from attn_flax.ops.normalizers import guarded_reciprocal, softmax, sum_normalize
 from attn_flax.ops.pooling import adaptive_average_pool
 from attn_flax.ops.precision import at_least_float32
 from attn_flax.ops.scores import attend, dot_product_scores
 from attn_flax.ops.sum_attention import sum_attention
+from attn_flax.ops.windows import (
+    cyclic_shift,
+    grid_merge,
+    grid_partition,
+    halo_blocks,
+    halo_mask,
+    shifted_window_mask,
+    window_merge,
+    window_partition,
+)
 
 __all__ = [
     "adaptive_average_pool",
     "at_least_float32",
     "attend",
+    "cyclic_shift",
+    "depthwise_conv",
     "dot_product_scores",
+    "grid_merge",
+    "grid_partition",
     "guarded_reciprocal",
+    "halo_blocks",
+    "halo_mask",
+    "neighborhood_attention",
+    "neighborhood_attention_weights",
+    "shifted_window_mask",
     "softmax",
     "sum_attention",
     "sum_normalize",
+    "window_merge",
+    "window_partition",
 ]

@@ -152,11 +152,12 @@ def test_gradients_of_the_weights_are_those_of_the_outputs():
 
 @pytest.mark.parametrize("size", [(5,), (3, 7), (3, 1, 5)])
 def test_a_map_as_large_as_the_window_is_full_attention(size):
-    q, k, v, _ = example(size, size, e=4)
+    q, k, v, _ = example(size, size, d=4)
     with jax.enable_x64(True):
         out = ops.neighborhood_attention(*map(jnp.array, (q, k, v)), window=size)
-        tokens = (jnp.array(x).reshape(2, math.prod(size), *x.shape[-2:]) for x in (q, k, v))
-        full = jax.nn.dot_product_attention(*tokens)
+    q, k, v = (x.reshape(2, math.prod(size), *x.shape[-2:]) for x in (q, k, v))
+    alpha = np.exp(np.einsum("bnhd,bmhd->bhnm", q, k) / 2)
+    full = np.einsum("bhnm,bmhe->bnhe", alpha / alpha.sum(-1, keepdims=True), v)
     np.testing.assert_allclose(out, full.reshape(out.shape), rtol=1e-10, atol=1e-12)
 
 

@@ -5,15 +5,16 @@ at the borders and never shrinks. With a dilation of δ this holds within each o
 several axes the window is the product of the axes' windows.
 
 No window is copied. The queries are cut into tiles of some positions per axis, and a tile attends to the one box of
-keys that covers its windows: two dense products and a mask. One step of a loop takes the tiles along the last axis, and
-the loop goes over those of the other axes; the derivative computes a step again instead of keeping it. A class of a
-dilated axis is an axis of its own. Batch axes and heads are never folded, so that arrays sharded over them stay there.
+keys that covers its windows: two dense products and a mask. A step of a loop takes a row of tiles along the last axis;
+the derivative computes a step again instead of keeping it. A class of a dilated axis is an axis of its own. Batch axes
+and heads are never folded, so that arrays sharded over them stay where they are.
 
 Sources: Hassani et al., "Neighborhood Attention Transformer" (2022), arXiv:2204.07143; Hassani and Shi, "Dilated
 Neighborhood Attention Transformer" (2022), arXiv:2209.15001.
 """
 
 import functools
+import itertools
 import math
 from typing import NamedTuple
 
@@ -26,7 +27,8 @@ from jaxtyping import Array, Float
 from attn_flax.checks import check
 from attn_flax.ops.precision import at_least_float32
 
-TILE = 8
+TILE_SIZES = {1: range(48, 65), 2: range(6, 9), 3: range(2, 5)}
+TILES_AT_ONCE = 32
 
 
 def neighborhood_attention(
@@ -64,11 +66,12 @@ def neighborhood_attention(
         f"v must have the shape of q but for its last axis, got shapes {v.shape} and {q.shape}.",
     )
     axes = _axes(q, k, window, dilation, table)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    q, k, v = (_by_class(x, axes) for x in (q, k, v))
 
-    def attend(at):
-        p, total = _exponentials(q, k, axes, table, scale, at)
-        boxes = _boxes(v, axes, at)
-        wide = at_least_float32(v.dtype)
+    def attend(step):
+        p, total = _exponentials(q, k, axes, table, scale, step)
+        boxes, wide = _parts(v, axes, step, Axis.boxes), at_least_float32(v.dtype)
         o = jnp.einsum("...nm,...me->...ne", p.astype(v.dtype), boxes, preferred_element_type=wide)
         return (o / total).astype(v.dtype)
 
@@ -91,15 +94,17 @@ def neighborhood_attention_weights(
 
     >>> x = jnp.zeros((5, 1, 1))
     >>> table = jnp.log(jnp.arange(1.0, 6))[:, None]
-    >>> neighborhood_attention_weights(x, x, window=(3,), table=table)[:2].squeeze().round(3)
-    Array([[0.25 , 0.333, 0.417],
+    >>> np.asarray(neighborhood_attention_weights(x, x, window=(3,), table=table))[:2].squeeze().round(3)
+    array([[0.25 , 0.333, 0.417],
            [0.222, 0.333, 0.444]], dtype=float32)
     """
     axes = _axes(q, k, window, dilation, table)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    q, k = (_by_class(x, axes) for x in (q, k))
 
-    def weigh(at):
-        p, total = _exponentials(q, k, axes, table, scale, at)
-        seen = _keys_seen(axes, at)
+    def weigh(step):
+        p, total = _exponentials(q, k, axes, table, scale, step)
+        seen = _keys_seen(axes, step)
         alpha = jnp.take_along_axis(p / total, seen.reshape((1,) * (p.ndim - seen.ndim) + seen.shape), -1)
         return alpha.astype(q.dtype)
 
@@ -107,26 +112,46 @@ def neighborhood_attention_weights(
 
 
 class Axis(NamedTuple):
-    """A spatial axis in classes, of which each is cut into tiles of queries that attend to a box of keys."""
+    """A spatial axis in classes, of which each is cut into tiles of queries that attend to a box of keys.
+
+    Attributes:
+        length: its positions.
+        window: the keys that a query sees.
+        dilation: its classes.
+        tile: the queries of a tile.
+        tiles: the tiles of a class, the last of which may be padded.
+        at_once: the classes, and the tiles of each, that a step takes.
+    """
 
     length: int
     window: int
     dilation: int
+    tile: int
+    tiles: int
+    at_once: tuple[int, int]
+
+    @classmethod
+    def cut(cls, length: int, window: int, dilation: int, sizes: range, is_last: bool) -> "Axis":
+        """In tiles of about these sizes, with as little padding as they allow."""
+        longest = -(-length // dilation)
+        even = [-(-longest // -(-longest // size)) for size in sizes]
+        tile = min(even, key=lambda size: (-longest % size, size))
+        tiles = -(-longest // tile)
+        if not is_last:
+            return cls(length, window, dilation, tile, tiles, (1, 1))
+        steps = -(-tiles // TILES_AT_ONCE)
+        together = -(-tiles // steps)
+        return cls(length, window, dilation, tile, steps * together, (dilation, together))
 
     @property
-    def longest(self) -> int:
-        """The positions of the longest class."""
-        return -(-self.length // self.dilation)
+    def padded(self) -> int:
+        """The positions of a class, padded to whole tiles."""
+        return self.tiles * self.tile
 
     @property
-    def tiles(self) -> int:
-        """The number of tiles."""
-        return -(-self.longest // TILE)
-
-    @property
-    def tile(self) -> int:
-        """The queries of a tile; the last tile may be padded."""
-        return -(-self.longest // self.tiles)
+    def steps(self) -> tuple[int, int]:
+        """The steps over the classes, and over the tiles of each."""
+        return self.dilation // self.at_once[0], self.tiles // self.at_once[1]
 
     @property
     def box(self) -> int:
@@ -134,121 +159,123 @@ class Axis(NamedTuple):
         starts = self.window_starts()
         return int((starts.max((0, 2)) - starts.min((0, 2))).max()) + self.window
 
-    def tile_starts(self) -> np.ndarray:
-        """The first query of each tile."""
-        return self.tile * np.arange(self.tiles)
+    def queries(self) -> np.ndarray:
+        """The queries of each tile: (tiles, queries)."""
+        return np.arange(self.padded).reshape(self.tiles, self.tile)
 
-    def box_starts(self) -> np.ndarray:
-        """The first key of each tile's box."""
-        return np.minimum(self.window_starts().min((0, 2)), self.longest - self.box)
+    def boxes(self) -> np.ndarray:
+        """The keys of each tile's box: (tiles, keys)."""
+        longest = -(-self.length // self.dilation)
+        start = np.minimum(self.window_starts().min((0, 2)), longest - self.box)
+        return start[:, None] + np.arange(self.box)
 
     def window_starts(self) -> np.ndarray:
         """The first key of each query's window: (classes, tiles, queries)."""
-        query = np.arange(self.tiles * self.tile).reshape(1, self.tiles, self.tile)
         members = -(-(self.length - np.arange(self.dilation)) // self.dilation)
-        return np.clip(query - self.window // 2, 0, members[:, None, None] - self.window)
+        return np.clip(self.queries() - self.window // 2, 0, members[:, None, None] - self.window)
 
     def seen(self) -> np.ndarray:
-        """The keys of its box that a query sees: (classes, tiles, queries, window)."""
-        return (self.window_starts() - self.box_starts()[:, None])[..., None] + np.arange(self.window)
+        """The places in its box of the keys that a query sees: (classes, tiles, queries, window)."""
+        return (self.window_starts() - self.boxes()[:, :1])[..., None] + np.arange(self.window)
 
     def mask(self) -> np.ndarray:
         """Whether a query sees a key of its box: (classes, tiles, queries, box)."""
         return (np.arange(self.box)[:, None] == self.seen()[..., None, :]).any(-1)
 
     def offsets(self) -> np.ndarray:
-        """Whether an offset of the table leads from a query to a key: (1, tiles, queries, box, offsets)."""
-        query = self.tile_starts()[:, None] + np.arange(self.tile)
-        key = self.box_starts()[:, None] + np.arange(self.box)
-        return (key[:, None, :, None] - query[..., None, None] == np.arange(1 - self.window, self.window))[None]
+        """Whether an offset of the table leads from a query to a key of its box: (tiles, queries, box, offsets)."""
+        offset = self.boxes()[:, None] - self.queries()[..., None]
+        return offset[..., None] == np.arange(1 - self.window, self.window)
+
+
+def _by_class(x, axes):
+    """(*b, *s, k, d) -> (*b, positions and classes of each axis, k, d), padded to whole tiles."""
+    batch = x.shape[: x.ndim - 2 - len(axes)]
+    widths = [(0, axis.padded * axis.dilation - axis.length) for axis in axes]
+    x = jnp.pad(x, [(0, 0)] * len(batch) + widths + [(0, 0)] * 2)
+    return x.reshape(*batch, *(size for axis in axes for size in (axis.padded, axis.dilation)), *x.shape[-2:])
 
 
 def _over_tiles(f, axes):
-    """The map (*b, *s, k, e) of what f gives for the tiles of each step, (*b, k, classes, tiles, queries, e)."""
-    *outer, last = axes
-    counts = [count for axis in outer for count in (axis.dilation, axis.tiles)]
-    steps = np.indices(counts).reshape(len(outer), 2, math.prod(counts))
-    o = lax.map(jax.checkpoint(f), jnp.asarray(np.moveaxis(steps, -1, 0)))
-    batch, n = o.ndim - 6, len(axes)
-    o = o.reshape(
-        *counts, *o.shape[1 : 2 + batch], last.dilation, last.tiles, *(axis.tile for axis in axes), o.shape[-1]
-    )
-    heads = len(counts) + batch
-    classes = [*range(0, len(counts), 2), heads + 1]
-    order = [part for i in range(n) for part in (classes[i] + 1, heads + 3 + i, classes[i])]
-    o = o.transpose(*range(len(counts), heads), *order, heads, o.ndim - 1)
-    o = o.reshape(*o.shape[:batch], *(axis.tiles * axis.tile * axis.dilation for axis in axes), *o.shape[-2:])
-    for i, axis in enumerate(axes):
-        o = lax.slice_in_dim(o, 0, axis.length, axis=batch + i)
-    return o
+    """The map (*b, *s, k, e) of what f gives at each step, (*b, k, classes, tiles, queries, e)."""
+    n, counts = len(axes), [count for axis in axes for count in axis.steps]
+    steps = np.indices(counts).reshape(2 * n, -1).T
+    o = lax.map(jax.checkpoint(f), jnp.asarray(steps))
+    at_once = [axis.at_once[i] for i in range(2) for axis in axes]
+    o = o.reshape(*counts, *o.shape[1:-4], *at_once, *(axis.tile for axis in axes), o.shape[-1])
+    heads = o.ndim - 3 * n - 2
+    parts = [(2 * i + 1, heads + 1 + n + i, heads + 1 + 2 * n + i, 2 * i, heads + 1 + i) for i in range(n)]
+    o = o.transpose(*range(2 * n, heads), *itertools.chain(*parts), heads, o.ndim - 1)
+    o = o.reshape(*o.shape[: heads - 2 * n], *(axis.padded * axis.dilation for axis in axes), *o.shape[-2:])
+    return o[(..., *(slice(axis.length) for axis in axes), slice(None), slice(None))]
 
 
-def _exponentials(q, k, axes, table, scale, at):
+def _exponentials(q, k, axes, table, scale, step):
     """exp(s - max s), zero outside the windows, (*b, k, classes, tiles, queries, box), and the sums of its rows."""
     wide = at_least_float32(jnp.result_type(q, k))
-    s = jnp.einsum("...nd,...md->...nm", _tiles(q, axes, at), _boxes(k, axes, at), preferred_element_type=wide)
-    s = s * (q.shape[-1] ** -0.5 if scale is None else scale)
+    tiles, boxes = _parts(q, axes, step, Axis.queries), _parts(k, axes, step, Axis.boxes)
+    s = scale * jnp.einsum("...nd,...md->...nm", tiles, boxes, preferred_element_type=wide)
     if table is not None:
-        s = s + _bias(table.astype(wide), axes, at)
-    mask = functools.reduce(functools.partial(_pairs, jnp.logical_and), _at(axes, at, Axis.mask))
-    s = jnp.where(mask, s, -jnp.inf)
+        s = s + _bias(table.astype(wide), axes, step)
+    masks = [_of_step(axis.mask(), axis.at_once, at) for axis, at in _each(axes, step)]
+    s = jnp.where(functools.reduce(functools.partial(_pairs, jnp.logical_and), masks), s, -jnp.inf)
     p = jnp.exp(s - lax.stop_gradient(s.max(-1, keepdims=True)))
     return p, p.sum(-1, keepdims=True)
 
 
-def _tiles(x, axes, at):
-    return _parts(x, axes, at, [(axis.tile_starts(), axis.tile) for axis in axes])
+def _parts(x, axes, step, positions):
+    """(*b, positions and classes of each axis, k, d) -> (*b, k, classes, tiles, positions, d), of what a step takes."""
+    batch, n = x.ndim - 2 - 2 * len(axes), len(axes)
+    for i, (axis, (of_class, of_tile)) in enumerate(_each(axes, step)):
+        classes, tiles = axis.at_once
+        at, of_axis = batch + 3 * i, positions(axis)
+        starts = _of_step(of_axis[:, 0], (tiles,), (of_tile,))
+        x = _slice(x, of_class * classes, classes, at + 1)
+        x = jnp.stack([_slice(x, starts[j], of_axis.shape[1], at) for j in range(tiles)], at)
+    tiles, places, classes = (range(batch + part, batch + 3 * n, 3) for part in range(3))
+    merged = [math.prod(x.shape[i] for i in part) for part in (classes, tiles, places)]
+    x = x.transpose(*range(batch), x.ndim - 2, *classes, *tiles, *places, x.ndim - 1)
+    return x.reshape(*x.shape[: batch + 1], *merged, x.shape[-1])
 
 
-def _boxes(x, axes, at):
-    return _parts(x, axes, at, [(axis.box_starts(), axis.box) for axis in axes])
+def _each(axes, step):
+    """Each axis and the indices of the step over its classes and tiles, constants where there is one step only."""
+    return [(axis, [step[2 * i + j] if axis.steps[j] > 1 else 0 for j in range(2)]) for i, axis in enumerate(axes)]
 
 
-def _parts(x, axes, at, parts):
-    """(*b, *s, k, d) -> (*b, k, classes, parts, positions, d), of the step `at` along all axes but the last."""
-    batch, n = x.ndim - 2 - len(axes), len(axes)
-    padded = [axis.tiles * axis.tile * axis.dilation for axis in axes]
-    widths = [(0, size - axis.length) for size, axis in zip(padded, axes, strict=True)]
-    x = jnp.pad(x, [(0, 0)] * batch + widths + [(0, 0)] * 2)
-    x = x.reshape(
-        *x.shape[:batch], *(size for axis in axes for size in (axis.tiles * axis.tile, axis.dilation)), *x.shape[-2:]
-    )
-    for i, (starts, size) in enumerate(parts[:-1]):
-        x = lax.dynamic_slice_in_dim(x, jnp.asarray(starts)[at[i, 1]], size, axis=batch + 2 * i)
-        x = lax.dynamic_slice_in_dim(x, at[i, 0], 1, axis=batch + 2 * i + 1)
-    starts, size = parts[-1]
-    x = jnp.stack([lax.slice_in_dim(x, start, start + size, axis=-4) for start in starts], batch)
-    positions = range(batch + 1, batch + 1 + 2 * n, 2)
-    x = x.transpose(*range(batch), x.ndim - 2, *(i + 1 for i in positions), batch, *positions, x.ndim - 1)
-    sizes = math.prod(size for _, size in parts)
-    return x.reshape(*x.shape[: batch + 1], axes[-1].dilation, axes[-1].tiles, sizes, x.shape[-1])
+def _of_step(constant, sizes, indices):
+    """What a step takes of the first axes of an array of NumPy."""
+    for i, (size, index) in enumerate(zip(sizes, indices, strict=True)):
+        if constant.shape[i] > 1:
+            constant = _slice(constant, index * size, size, i)
+    return constant
 
 
-def _at(axes, at, constant):
-    """A constant (classes, tiles, …) of each axis, of all axes but the last only what the step `at` takes."""
-    *outer, last = (jnp.asarray(constant(axis)) for axis in axes)
-    for i, array in enumerate(outer):
-        of_class = array if array.shape[0] == 1 else lax.dynamic_slice_in_dim(array, at[i, 0], 1, axis=0)
-        outer[i] = lax.dynamic_slice_in_dim(of_class, at[i, 1], 1, axis=1)
-    return [*outer, last]
+def _slice(x, start, size, axis):
+    """A slice of an axis, static where its start is known."""
+    if isinstance(start, jax.Array):
+        return lax.dynamic_slice_in_dim(x, start, size, axis)
+    return x[(slice(None),) * axis + (slice(start, start + size),)]
 
 
-def _bias(table, axes, at):
+def _bias(table, axes, step):
     """table[j - i] of each query and key of a box, (k, 1, tiles, queries, box), 0 where no window holds them."""
     x = table.reshape(*(2 * axis.window - 1 for axis in axes), -1)
-    for offsets in _at(axes, at, Axis.offsets):
-        x = jnp.tensordot(x, offsets[0].astype(table.dtype), ((0,), (3,)), precision=lax.Precision.HIGHEST)
+    for axis, (_, of_tile) in _each(axes, step):
+        offsets = _of_step(axis.offsets().astype(table.dtype), axis.at_once[1:], (of_tile,))
+        x = jnp.tensordot(x, offsets, ((0,), (3,)), precision=lax.Precision.HIGHEST)
     order = [1 + 3 * i + part for part in range(3) for i in range(len(axes))]
-    merged = [math.prod(getattr(axis, name) for axis in axes) for name in ("tile", "box")]
-    return x.transpose(0, *order).reshape(-1, 1, axes[-1].tiles, *merged)
+    merged = [math.prod(x.shape[i] for i in range(1 + part, x.ndim, 3)) for part in range(3)]
+    return x.transpose(0, *order).reshape(-1, 1, *merged)
 
 
-def _keys_seen(axes, at):
-    """The keys of its box that a query sees: (classes, tiles, queries, window)."""
-    first, *others = _at(axes, at, Axis.seen)
-    for axis, seen in zip(axes[1:], others, strict=True):
-        first = _pairs(lambda a, b, box=axis.box: a * box + b, first, seen)
-    return first
+def _keys_seen(axes, step):
+    """The places in its box of the keys that a query sees: (classes, tiles, queries, window)."""
+    places = np.zeros((1, 1, 1, 1), int)
+    for axis, at in _each(axes, step):
+        seen = _of_step(axis.seen(), axis.at_once, at)
+        places = _pairs(lambda one, other, box=axis.box: one * box + other, places, seen)
+    return places
 
 
 def _pairs(f, a, b):
@@ -285,4 +312,5 @@ def _axes(q, k, window, dilation, table):
         f"table must be of {offsets} offsets and {q.shape[-2]} heads, ({offsets}, {q.shape[-2]}), "
         f"got shape {None if table is None else table.shape}.",
     )
-    return [Axis(*axis) for axis in zip(size, window, dilation, strict=True)]
+    sizes = TILE_SIZES.get(n, TILE_SIZES[3])
+    return [Axis.cut(size[i], window[i], dilation[i], sizes, i == n - 1) for i in range(n)]

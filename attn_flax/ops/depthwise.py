@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -22,6 +23,7 @@ from attn_flax.checks import check
 from attn_flax.ops.precision import at_least_float32
 
 MAX_WINDOW_AXES = 3
+BLOCK_TERMS = 16
 
 
 def depthwise_conv(
@@ -166,33 +168,78 @@ def _input_gradient(dy, kernel, shape, geometry):
 
 
 def _sum_of_shifts(x, kernel, geometry):
-    size, window = x.shape[-geometry.axes - 1 : -1], kernel.shape[:-1]
     wide = at_least_float32(jnp.promote_types(x.dtype, kernel.dtype))
-    shifts = _shifts(x, geometry, window, geometry.output_size(size, window))
-    taps = kernel.reshape(-1, kernel.shape[-1]).astype(wide)
-    return sum(shift.astype(wide) * tap for shift, tap in zip(shifts, taps, strict=True)).astype(x.dtype)
+    window = kernel.shape[:-1]
+    size = geometry.output_size(x.shape[-geometry.axes - 1 : -1], window)
+    padded = lax.optimization_barrier(geometry.padded(x))  # or it would be padded anew for each offset
+    return sum(
+        padded[..., *_met_by(offset, size, geometry.strides, geometry.dilation), :].astype(wide)
+        * kernel[offset].astype(wide)
+        for offset in itertools.product(*map(range, window))
+    ).astype(x.dtype)
 
 
 def _sums_of_products(x, dy, window, geometry):
+    """The sums by blocks of rows.
+
+    A block of products is added to one array for each column of the window, (*positions in a row, rows of the window,
+    c), so that the loop reduces nothing and finds in the cache what the rows of the window share. The reduction over
+    the positions comes once, at the end.
+    """
     wide = at_least_float32(jnp.promote_types(x.dtype, dy.dtype))
-    shifts = _shifts(x, geometry, window, dy.shape[-geometry.axes - 1 : -1])
-    sums = [(shift.astype(wide) * dy.astype(wide)).sum(range(dy.ndim - 1)) for shift in shifts]
-    return jnp.stack(sums).reshape(*window, -1)
+    x, dy = (_one_batch_axis(a, geometry) for a in (geometry.padded(x), dy))
+    (stride, *strides), (step, *steps) = geometry.strides, geometry.dilation
+    images, rows, starts = _blocks(*dy.shape[:2])
+    reach = _spread(window[0], step)
+    dy = _extend(dy, starts[-1] + (images, rows))
+    x = _extend(x, (starts[-1] + (images, rows - 1)) * (1, stride) + (0, reach))
+    columns = list(itertools.product(*map(range, window[1:])))
+
+    def add_block(sums, start):
+        x_block = _take(x, start * np.int32([1, stride]), (images, (rows - 1) * stride + reach))
+        dy_block = _take(dy, start, (images, rows))
+
+        def products(column):
+            met = _met_by(column, dy.shape[2:-1], strides, steps)
+            for image, row in itertools.product(range(images), range(rows)):
+                window_rows = x_block[image, row * stride : row * stride + reach : step, *met].astype(wide)
+                yield jnp.moveaxis(window_rows, 0, -2) * dy_block[image, row, ..., None, :].astype(wide)
+
+        return [so_far + sum(products(column)) for so_far, column in zip(sums, columns, strict=True)], None
+
+    zeros = [jnp.zeros((*dy.shape[2:-1], window[0], dy.shape[-1]), wide)] * len(columns)
+    sums, _ = lax.scan(add_block, zeros, starts)
+    return jnp.stack([s.sum(range(s.ndim - 2)) for s in sums], 1).reshape(*window, -1)
 
 
-def _shifts(x, geometry, window, size):
-    """x_{i∘strides + o∘dilation} for each offset o of the window, by rows, with all i of a map of this size."""
-    padded = lax.optimization_barrier(geometry.padded(x))  # or the padding would be repeated for each offset
-    batch = padded.ndim - geometry.axes - 1
-    for offset in itertools.product(*map(range, window)):
-        start = [o * step for o, step in zip(offset, geometry.dilation, strict=True)]
-        stop = [s + (n - 1) * step + 1 for s, n, step in zip(start, size, geometry.strides, strict=True)]
-        yield lax.slice(
-            padded,
-            (*[0] * batch, *start, 0),
-            (*padded.shape[:batch], *stop, padded.shape[-1]),
-            (*[1] * batch, *geometry.strides, 1),
-        )
+def _blocks(images, rows):
+    """The images and rows of a block, at least BLOCK_TERMS products together, and where each block starts."""
+    row_blocks = math.ceil(rows / BLOCK_TERMS)
+    rows_each = math.ceil(rows / row_blocks)
+    images_each = math.ceil(BLOCK_TERMS / rows_each)
+    image_blocks = math.ceil(max(images, 1) / images_each)
+    starts = itertools.product(range(image_blocks), range(row_blocks))
+    return images_each, rows_each, np.array(list(starts), np.int32) * np.int32([images_each, rows_each])
+
+
+def _met_by(offset, size, strides, dilation):
+    """The slices i∘stride + o∘dilation that hold what one offset of the window meets for all i of a map's size."""
+    return tuple(
+        slice(o * step, o * step + _spread(n, stride), stride)
+        for o, n, stride, step in zip(offset, size, strides, dilation, strict=True)
+    )
+
+
+def _extend(x, sizes):
+    """The array with zeros after it, so that the first axes have at least these sizes."""
+    return jnp.pad(
+        x, [(0, max(size - s, 0)) for size, s in zip(sizes, x.shape, strict=False)] + [(0, 0)] * (x.ndim - len(sizes))
+    )
+
+
+def _take(x, start, size):
+    """A part of this size of the first axes."""
+    return lax.dynamic_slice(x, jnp.pad(start, (0, x.ndim - len(size))), (*size, *x.shape[len(size) :]))
 
 
 def _xla_convolution(x, kernel, geometry):

@@ -90,12 +90,7 @@ def random(*shapes, seed=0):
 
 def convolution(case):
     _, _, strides, dilation, padding = case
-    return lambda x, kernel: ops.depthwise_conv(x, kernel, strides=strides, dilation=dilation, padding=padding)
-
-
-def loss(case, weights):
-    """A scalar whose every derivative sees the convolution: y enters as a square."""
-    return lambda x, kernel: (weights * convolution(case)(x, kernel) ** 2).sum()
+    return jax.jit(lambda x, kernel: ops.depthwise_conv(x, kernel, strides=strides, dilation=dilation, padding=padding))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -105,7 +100,7 @@ def test_values_and_gradients_are_the_oracles(name):
     expected = oracle(x, kernel, case)
     (dy,) = random(expected.shape, seed=1)
     with jax.enable_x64():
-        y, pull_back = jax.vjp(jax.jit(convolution(case)), jnp.array(x), jnp.array(kernel))
+        y, pull_back = jax.vjp(convolution(case), jnp.array(x), jnp.array(kernel))
         gradients = pull_back(jnp.array(dy))
     np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
     for got, wanted in zip(gradients, oracle_gradients(x, kernel, dy, case), strict=True):
@@ -171,6 +166,7 @@ def test_takes_any_batch_axes_and_vmap_over_maps_and_windows(name):
     x, kernel = jnp.float32(x), jnp.float32(kernel)
     convolve = convolution(case)
 
+    @jax.jit
     def gradients(x, kernel):
         return jax.grad(lambda x, kernel: (convolve(x, kernel) ** 2).sum(), argnums=(0, 1))(x, kernel)
 
@@ -179,7 +175,7 @@ def test_takes_any_batch_axes_and_vmap_over_maps_and_windows(name):
     np.testing.assert_allclose(convolve(x[0, 0], kernel[0]), expected[0, 0], rtol=1e-5, atol=1e-5)
     for f in (convolve, gradients):
         each = [f(x[:, i], kernel[i]) for i in range(3)]
-        mapped = jax.vmap(f, in_axes=(1, 0))(x, kernel)
+        mapped = jax.jit(jax.vmap(f, in_axes=(1, 0)))(x, kernel)
         for i in range(3):
             for got, wanted in zip(jax.tree.leaves(mapped), jax.tree.leaves(each[i]), strict=True):
                 np.testing.assert_allclose(got[i], wanted, rtol=1e-4, atol=1e-4)
@@ -187,7 +183,7 @@ def test_takes_any_batch_axes_and_vmap_over_maps_and_windows(name):
 
 def test_bfloat16_is_accumulated_in_float32():
     x, kernel = (jnp.array(1 + a, jnp.bfloat16) for a in random((2, 17, 15, C), (7, 7, C)))
-    y, pull_back = jax.vjp(lambda x, kernel: ops.depthwise_conv(x, kernel), x, kernel)
+    y, pull_back = jax.vjp(jax.jit(ops.depthwise_conv), x, kernel)
     dx, dkernel = pull_back(jnp.ones_like(y))
     assert y.dtype == dx.dtype == dkernel.dtype == jnp.bfloat16
     case = ((17, 15), (7, 7), None, None, "SAME")
@@ -202,7 +198,7 @@ def test_bfloat16_is_accumulated_in_float32():
 def test_a_wider_window_does_not_widen_the_result():
     x, kernel = random((2, 7, 5, C), (3, 3, C))
     x, kernel = jnp.bfloat16(x), jnp.float32(kernel)
-    y, pull_back = jax.vjp(lambda x, kernel: ops.depthwise_conv(x, kernel), x, kernel)
+    y, pull_back = jax.vjp(jax.jit(ops.depthwise_conv), x, kernel)
     dx, dkernel = pull_back(y)
     assert (y.dtype, dx.dtype, dkernel.dtype) == (jnp.bfloat16, jnp.bfloat16, jnp.float32)
     exact = oracle(np.float64(x), np.float64(kernel), ((7, 5), (3, 3), None, None, "SAME"))

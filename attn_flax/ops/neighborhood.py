@@ -27,8 +27,8 @@ from jaxtyping import Array, Float
 from attn_flax.checks import check
 from attn_flax.ops.precision import at_least_float32
 
-TILE_SIZES = {1: range(48, 65), 2: range(6, 9), 3: range(2, 5)}
-TILES_AT_ONCE = 32
+TILE_SIZES = {1: range(24, 33), 2: range(6, 9), 3: range(2, 5)}
+TILES_AT_ONCE = 16
 
 
 def neighborhood_attention(

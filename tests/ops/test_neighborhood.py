@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +12,13 @@ import pytest
 
 from attn_flax import ops
 from attn_flax.checks import InputError
+from attn_flax.ops import neighborhood
 
 # Size, window, dilation: tiles that divide the map and that do not, classes of unequal length, maps as large as the
 # window, windows of one position.
 CASES = [
     ((11,), (3,), (1,)),
+    ((83,), (5,), (1,)),
     ((23,), (5,), (3,)),
     ((16,), (1,), (2,)),
     ((7, 5), (3, 3), (1, 1)),
@@ -187,6 +190,46 @@ def test_bfloat16_is_summed_in_float32():
     expected, weights = loops(*exact, (13, 15), (1, 1))
     np.testing.assert_allclose(np.float64(out), expected, rtol=2**-6, atol=2**-6)
     np.testing.assert_allclose(np.float64(alpha), weights, rtol=2**-7)
+
+
+def test_a_row_of_many_tiles_is_taken_in_several_steps(monkeypatch):
+    monkeypatch.setattr(neighborhood, "TILES_AT_ONCE", 2)
+    for size, window, dilation in [((83,), (5,), (1,)), ((7, 33), (3, 5), (1, 1)), ((5, 71), (3, 5), (1, 2))]:
+        test_values_and_weights_are_the_loops(size, window, dilation)
+        test_gradients_are_those_of_the_masked_form(size, window, dilation)
+
+
+def test_memory_stays_far_below_that_of_copied_windows():
+    size, window = (56, 56), (7, 7)
+    shapes = [jax.ShapeDtypeStruct((*size, 2, 16), jnp.float32)] * 3
+
+    def with_gradients(*qkv):
+        out, pull_back = jax.vjp(functools.partial(ops.neighborhood_attention, window=window), *qkv)
+        return out, pull_back(out)
+
+    needed = jax.jit(with_gradients).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+    assert (
+        needed < math.prod(size) * math.prod(window) * 2 * 4 * 4
+    )  # a window of 16 features would take four times that
+
+
+def test_arrays_sharded_over_batch_and_heads_stay_there():
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    sharding = jax.NamedSharding(mesh, jax.P("data", None, None, "model"))
+    q, k, v, _ = example((17, 11), (3, 5), batch=(4,), heads=2)
+    arrays = [jax.device_put(jnp.array(x, jnp.float32), sharding) for x in (q, k, v)]
+
+    def with_gradients(*qkv):
+        out, pull_back = jax.vjp(functools.partial(ops.neighborhood_attention, window=(3, 5)), *qkv)
+        return out, pull_back(out)
+
+    compiled = jax.jit(with_gradients, out_shardings=sharding).lower(*arrays).compile()
+    assert not re.findall("all-gather|all-to-all|all-reduce|collective-permute", compiled.as_text())
+    out, gradients = compiled(*arrays)
+    expected, expected_gradients = with_gradients(*(jnp.array(x, jnp.float32) for x in (q, k, v)))
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_large_scores_stay_finite():

@@ -1,6 +1,13 @@
 """Fast primitives: pure JAX, arrays in, arrays out, the best form chosen inside."""
 
 from attn_flax.ops.depthwise import depthwise_conv
+from attn_flax.ops.linear_attention import (
+    cross_covariance_attention,
+    cross_covariance_weights,
+    efficient_attention,
+    elu_plus_one,
+    linear_attention,
+)
 from attn_flax.ops.neighborhood import neighborhood_attention, neighborhood_attention_weights
 from attn_flax.ops.normalizers import guarded_reciprocal, softmax, sum_normalize
 from attn_flax.ops.pooling import adaptive_average_pool
@@ -22,14 +29,19 @@ __all__ = [
     "adaptive_average_pool",
     "at_least_float32",
     "attend",
+    "cross_covariance_attention",
+    "cross_covariance_weights",
     "cyclic_shift",
     "depthwise_conv",
     "dot_product_scores",
+    "efficient_attention",
+    "elu_plus_one",
     "grid_merge",
     "grid_partition",
     "guarded_reciprocal",
     "halo_blocks",
     "halo_mask",
+    "linear_attention",
     "neighborhood_attention",
     "neighborhood_attention_weights",
     "shifted_window_mask",

@@ -1,5 +1,6 @@
 """Fast primitives: pure JAX, arrays in, arrays out, the best form chosen inside."""
 
+from attn_flax.ops.attention import dot_product_attention, dot_product_attention_weights
 from attn_flax.ops.depthwise import depthwise_conv
 from attn_flax.ops.linear_attention import (
     cross_covariance_attention,
@@ -11,7 +12,14 @@ from attn_flax.ops.linear_attention import (
 from attn_flax.ops.neighborhood import neighborhood_attention, neighborhood_attention_weights
 from attn_flax.ops.normalizers import guarded_reciprocal, softmax, sum_normalize
 from attn_flax.ops.pooling import adaptive_average_pool
+from attn_flax.ops.positions import rotary_angles, rotate, sincos_position
 from attn_flax.ops.precision import at_least_float32
+from attn_flax.ops.relative_position import (
+    decomposed_relative_position,
+    relative_position_bias,
+    relative_position_index,
+    resize_relative_position_table,
+)
 from attn_flax.ops.scores import attend, dot_product_scores
 from attn_flax.ops.sum_attention import sum_attention
 from attn_flax.ops.windows import (
@@ -32,7 +40,10 @@ __all__ = [
     "cross_covariance_attention",
     "cross_covariance_weights",
     "cyclic_shift",
+    "decomposed_relative_position",
     "depthwise_conv",
+    "dot_product_attention",
+    "dot_product_attention_weights",
     "dot_product_scores",
     "efficient_attention",
     "elu_plus_one",
@@ -44,7 +55,13 @@ __all__ = [
     "linear_attention",
     "neighborhood_attention",
     "neighborhood_attention_weights",
+    "relative_position_bias",
+    "relative_position_index",
+    "resize_relative_position_table",
+    "rotary_angles",
+    "rotate",
     "shifted_window_mask",
+    "sincos_position",
     "softmax",
     "sum_attention",
     "sum_normalize",

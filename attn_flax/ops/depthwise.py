@@ -23,7 +23,10 @@ from attn_flax.checks import check
 from attn_flax.ops.precision import at_least_float32
 
 MAX_WINDOW_AXES = 3
+# How many products XLA is given to fuse. With fewer than 16 (jax 0.10) or more than about 100 its loops are not
+# vectorised, which costs a factor of eight and more; with more than 16 those of the window's gradient miss the cache.
 BLOCK_TERMS = 16
+MAX_FUSED_TAPS = 49
 
 
 def depthwise_conv(
@@ -172,11 +175,17 @@ def _sum_of_shifts(x, kernel, geometry):
     window = kernel.shape[:-1]
     size = geometry.output_size(x.shape[-geometry.axes - 1 : -1], window)
     padded = lax.optimization_barrier(geometry.padded(x))  # or it would be padded anew for each offset
-    return sum(
-        padded[..., *_met_by(offset, size, geometry.strides, geometry.dilation), :].astype(wide)
-        * kernel[offset].astype(wide)
-        for offset in itertools.product(*map(range, window))
-    ).astype(x.dtype)
+    offsets = list(itertools.product(*map(range, window)))
+
+    def products(offsets):
+        for o in offsets:
+            met = padded[..., *_met_by(o, size, geometry.strides, geometry.dilation), :]
+            yield met.astype(wide) * kernel[o].astype(wide)
+
+    y = sum(products(offsets[:MAX_FUSED_TAPS]))
+    for i in range(MAX_FUSED_TAPS, len(offsets), MAX_FUSED_TAPS):
+        y = lax.optimization_barrier(y) + sum(products(offsets[i : i + MAX_FUSED_TAPS]))
+    return y.astype(x.dtype)
 
 
 def _sums_of_products(x, dy, window, geometry):
@@ -186,9 +195,14 @@ def _sums_of_products(x, dy, window, geometry):
     c), so that the loop reduces nothing and finds in the cache what the rows of the window share. The reduction over
     the positions comes once, at the end.
     """
-    wide = at_least_float32(jnp.promote_types(x.dtype, dy.dtype))
-    x, dy = (_one_batch_axis(a, geometry) for a in (geometry.padded(x), dy))
+    x = geometry.padded(x)
     (stride, *strides), (step, *steps) = geometry.strides, geometry.dilation
+    if geometry.axes == MAX_WINDOW_AXES:  # a sum of plane windows for each tap of the first axis
+        plane = Geometry(tuple(strides), ((0, 0),) * 2, (1, 1), tuple(steps))
+        times = [_met_by([o], dy.shape[-4:-3], [stride], [step])[0] for o in range(window[0])]
+        return jnp.stack([_sums_of_products(x[..., t, :, :, :], dy, window[1:], plane) for t in times])
+    wide = at_least_float32(jnp.promote_types(x.dtype, dy.dtype))
+    x, dy = (_one_batch_axis(a, geometry) for a in (x, dy))
     images, rows, starts = _blocks(*dy.shape[:2])
     reach = _spread(window[0], step)
     dy = _extend(dy, starts[-1] + (images, rows))
@@ -213,13 +227,11 @@ def _sums_of_products(x, dy, window, geometry):
 
 
 def _blocks(images, rows):
-    """The images and rows of a block, at least BLOCK_TERMS products together, and where each block starts."""
-    row_blocks = math.ceil(rows / BLOCK_TERMS)
-    rows_each = math.ceil(rows / row_blocks)
-    images_each = math.ceil(BLOCK_TERMS / rows_each)
-    image_blocks = math.ceil(max(images, 1) / images_each)
-    starts = itertools.product(range(image_blocks), range(row_blocks))
-    return images_each, rows_each, np.array(list(starts), np.int32) * np.int32([images_each, rows_each])
+    """The images and rows of a block, BLOCK_TERMS products together, and where each block starts."""
+    rows_each = min(2 ** math.ceil(math.log2(rows)), BLOCK_TERMS)
+    images_each = BLOCK_TERMS // rows_each
+    starts = itertools.product(range(0, max(images, 1), images_each), range(0, rows, rows_each))
+    return images_each, rows_each, np.array(list(starts), np.int32)
 
 
 def _met_by(offset, size, strides, dilation):

@@ -3,6 +3,7 @@
 import math
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from attn_flax.checks import check, check_same_size
@@ -20,14 +21,7 @@ def dot_product_scores(q: Float[Array, "*b n d"], k: Float[Array, "*b m d"]) -> 
     """
     check_same_size(q=q.shape, k=k.shape, axes=(-1, -1))
     dtype = at_least_float32(jnp.result_type(q, k))
-    n, m = q.shape[-2], k.shape[-2]
-    bytes_needed = n * m * dtype.itemsize
-    check(
-        bytes_needed <= MAX_MAP_BYTES,
-        f"the attention map of {n} queries and {m} keys would need {bytes_needed / 2**30:.1f} GiB per example in "
-        f"{dtype.name}, the limit is {MAX_MAP_BYTES / 2**30:.0f} GiB ({math.isqrt(MAX_MAP_BYTES // dtype.itemsize)} "
-        "tokens each): attend at a lower resolution, or use a mechanism of linear cost.",
-    )
+    check_map_fits(q.shape[-2], k.shape[-2], dtype)
     return jnp.einsum("...nd,...md->...nm", q, k, preferred_element_type=dtype)
 
 
@@ -39,3 +33,15 @@ def attend(weights: Float[Array, "*b n m"], v: Float[Array, "*b m e"]) -> Float[
     """
     check_same_size(weights=weights.shape, v=v.shape, axes=(-1, -2))
     return jnp.einsum("...nm,...me->...ne", weights, v).astype(v.dtype)
+
+
+def check_map_fits(n: int, m: int, dtype: DTypeLike) -> None:
+    """Raises InputError if an n×m map, computed in float32 or wider, would take more than `MAX_MAP_BYTES`."""
+    dtype = at_least_float32(dtype)
+    bytes_needed = n * m * dtype.itemsize
+    check(
+        bytes_needed <= MAX_MAP_BYTES,
+        f"the attention map of {n} queries and {m} keys would need {bytes_needed / 2**30:.1f} GiB per example in "
+        f"{dtype.name}, the limit is {MAX_MAP_BYTES / 2**30:.0f} GiB ({math.isqrt(MAX_MAP_BYTES // dtype.itemsize)} "
+        "tokens each): attend at a lower resolution, or use a mechanism of linear cost.",
+    )

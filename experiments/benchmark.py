@@ -1,90 +1,94 @@
-"""How fast an epoch of the article's network is: this library beside the article's listing, corrected, in PyTorch.
+"""How fast the library is beside what people use now, side by side.
 
-    python -m experiments.benchmark
-    python -m experiments.benchmark --torch-python ENV/bin/python --out benchmark.json
+    python -m experiments.benchmark                                         every work of the table
+    python -m experiments.benchmark attention-4096 'depthwise-*' --torch-python ENV/bin/python --out benchmark.json
+    python -m experiments.benchmark --mechanisms article_gate --models attention_net
 
-Both sides train the same network on the same standardised digits with Adam, in as many whole batches of the same size,
-through all of their pipeline: here `data.train_batches` and `training.fit`, there a DataLoader and the usual loop, on
-the CPU. Each side is a process that stays alive; they take turns, so that one computes at a time.
+Each side of a work is a process of its own that stays alive; they take turns, so that one computes at a time, and the
+medians over the turns are compared. The first run of a process tells by how much its memory grows at most. Sides that
+need torch or timm are left out where the interpreter has none.
 """
 
 import contextlib
 import dataclasses
+import fnmatch
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from attn_flax import data, runs
-from attn_flax.checks import InputError, check
+from attn_flax.catalog import list_attentions
+from attn_flax.checks import InputError, UnknownNameError, check
+from attn_flax.models import list_models
+from experiments.benchmarking.works import WORKS, mechanism, model
 
-WARM_UP_EPOCHS = 2
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parent.parent
+HEADINGS = ("work", "pass", "side", "median ms", "minimum ms", "ours / its median", "peak MiB")
+IMPORTS = "import importlib.util, sys, numpy, torch; sys.exit(0 if importlib.util.find_spec({!r}) else 'no {}')"
+REST = 0.2
+"""Seconds between turns, in which the threads of the side before come to rest."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Time an epoch of the article's network on the digits, here and in PyTorch."""
+    """Time works side by side: ours, jax.nn's, flax's, lax's, and PyTorch's and timm's where they are installed."""
 
+    works: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Names of works, or patterns like 'depthwise-*'; by default all, if no mechanism and no model is named."""
+    mechanisms: tuple[str, ...] = ()
+    """Mechanisms of the catalogue to time, beside timm's of the same names."""
+    models: tuple[str, ...] = ()
+    """Networks to time, beside timm's of the same names."""
+    mechanism_shape: tuple[int, ...] = (8, 32, 32, 64)
+    """Of the input of mechanisms: batch, height, width, channels."""
+    model_shape: tuple[int, ...] = (8, 32, 32, 3)
+    """Of the input of networks: batch, height, width, channels."""
     torch_python: Path = Path(sys.executable)
-    """A Python interpreter that has torch and numpy; it needs nothing else."""
-    epochs: int = 9
-    """The epochs timed on each side, after two that warm it up."""
-    batch_size: int = 128
-    """The images of a step; the images that fill no batch are left out of an epoch."""
+    """A Python interpreter that has torch and numpy, and timm if mechanisms or models are compared with it."""
+    rounds: int = 9
+    """How often each side takes its turn."""
     out: Path | None = None
     """The JSON file to write."""
 
 
 def main(config: Config, console: Console | None = None) -> dict[str, Any]:
-    """Times both sides in alternation, and returns what `--out` gets.
+    """Times all sides in alternation, prints a Markdown table, and returns what `--out` gets.
 
     Raises:
-        InputError: an option is wrong, or the interpreter has no torch.
+        InputError: an option is wrong, or nothing that was named can be timed.
     """
     console = console or Console()
-    check(config.epochs >= 1, f"epochs must be at least 1, got {config.epochs}.")
-    _require_torch(config.torch_python)
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        file = Path(folder) / "digits.npz"
-        images = _write_digits(file, config.batch_size)
-        commands = {
-            "attn_flax": [sys.executable, "-m", "experiments.benchmark_flax"],
-            "torch": [config.torch_python, HERE / "benchmark_torch.py"],
-        }
-        workers = {
-            side: stack.enter_context(_start([*command, file, str(config.batch_size)]))
-            for side, command in commands.items()
-        }
-        versions = {side: _answer(worker) for side, worker in workers.items()}
-        seconds = {side: [] for side in workers}
-        for _ in range(WARM_UP_EPOCHS + config.epochs):
-            for side, worker in workers.items():
-                seconds[side].append(_epoch(worker))
-    seconds = {side: times[WARM_UP_EPOCHS:] for side, times in seconds.items()}
-    result = {
-        "images": images,
-        "batch_size": config.batch_size,
-        "seconds": seconds,
-        "median": _compare(seconds, statistics.median),
-        "minimum": _compare(seconds, min),
-        "versions": versions,
-        "cpu_cores": os.cpu_count(),
-    }
+    check(config.rounds >= 1, f"rounds must be at least 1, got {config.rounds}.")
+    works = _chosen(config)
+    missing = _missing(config.torch_python, {side for work in works for side in work.sides} & {"torch", "timm"})
+    for side, reason in missing.items():
+        console.print(f"{side} is left out: {reason}", highlight=False, soft_wrap=True)
+    console.print(_row(*HEADINGS), soft_wrap=True)
+    console.print(_row(*["---"] * len(HEADINGS)), soft_wrap=True)
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        for work in works:
+            for part in work.passes:
+                sides = [side for side in work.sides if side not in missing]
+                result = _measured(work, part, sides, config, Path(folder))
+                results.append(result)
+                for row in _rows(result):
+                    console.print(row, highlight=False, markup=False, soft_wrap=True)
+    content = {"results": results, "rounds": config.rounds, "cpu_cores": os.cpu_count(), "date": time.strftime("%F")}
     if config.out:
-        config.out.write_text(json.dumps(result, indent=2) + "\n")
-    console.print(_table(result))
-    return result
+        config.out.write_text(json.dumps(content, indent=2) + "\n")
+    return content
 
 
 def parse(argv: Sequence[str] | None = None) -> Config:
@@ -92,69 +96,121 @@ def parse(argv: Sequence[str] | None = None) -> Config:
     return tyro.cli(Config, args=argv)
 
 
-def _require_torch(python):
+def _chosen(config):
+    asked = config.works or (() if config.mechanisms or config.models else ("*",))
+    works = []
+    for pattern in asked:
+        names = fnmatch.filter(WORKS, pattern)
+        if not names:
+            raise UnknownNameError("work", pattern, WORKS)
+        works += [WORKS[name] for name in names if WORKS[name] not in works]
+    for kind, names, known, make, shape in (
+        ("attention", config.mechanisms, list_attentions(), mechanism, config.mechanism_shape),
+        ("model", config.models, list_models(), model, config.model_shape),
+    ):
+        for name in names:
+            if name not in known:
+                raise UnknownNameError(kind, name, known)
+            works.append(make(name, shape))
+    return works
+
+
+def _missing(python, sides):
+    """Why the interpreter cannot be a side, for those that it cannot be."""
+    reasons = {}
+    for side in sides:
+        try:
+            done = subprocess.run([python, "-c", IMPORTS.format(side, side)], capture_output=True, text=True)
+        except OSError as error:
+            raise InputError(f"--torch-python {python} cannot be run: {error.strerror}.") from None
+        if done.returncode:
+            reasons[side] = f"{done.stderr.strip().splitlines()[-1]}; --torch-python PATH names another interpreter."
+    return reasons
+
+
+def _measured(work, part, sides, config, folder):
+    arguments = dict(work.arguments)
+    if work.function == "epoch":
+        arguments["file"] = str(_write_digits(folder / "digits.npz", arguments["batch_size"]))
+    with contextlib.ExitStack() as stack:
+        processes, answers = {}, {}
+        for side in sides:
+            spec = {"function": work.function, "side": side, "pass": part, "arguments": arguments}
+            process = stack.enter_context(_start(spec, config.torch_python))
+            answers[side] = _answer(process)
+            check("error" not in answers[side], f"{work.title}, {side}: {answers[side].get('error')}")
+            if answers[side]:
+                processes[side] = process
+        seconds = {side: [] for side in processes}
+        for _ in range(config.rounds):
+            for side, process in processes.items():
+                time.sleep(REST)
+                process.stdin.write("run\n")
+                process.stdin.flush()
+                seconds[side].append(_answer(process))
+    return {
+        "work": work.title,
+        "pass": part,
+        "arguments": work.arguments,
+        "seconds": seconds,
+        "median": {side: statistics.median(times) for side, times in seconds.items()},
+        "minimum": {side: min(times) for side, times in seconds.items()},
+        "peak_mib": {side: answers[side]["peak_mib"] for side in processes},
+        "versions": {side: answers[side]["versions"] for side in processes},
+    }
+
+
+@contextlib.contextmanager
+def _start(spec, torch_python) -> Iterator[subprocess.Popen]:
+    is_torch = spec["side"] in ("torch", "timm")
+    module = "torch_side" if is_torch else "jax_side"
+    python = torch_python if is_torch else sys.executable
+    command = [python, "-m", f"experiments.benchmarking.{module}", json.dumps(spec)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     try:
-        done = subprocess.run([python, "-c", "import numpy, torch"], capture_output=True, text=True)
-    except OSError as error:
-        raise InputError(f"--torch-python {python} cannot be run: {error.strerror}.") from None
-    if done.returncode:
-        raise InputError(
-            f"{python} cannot be compared with: {done.stderr.strip().splitlines()[-1]}\n"
-            "Name an interpreter that has torch and numpy with --torch-python PATH."
-        )
+        yield process
+    finally:
+        process.stdin.close()
+        process.wait()
+        process.stdout.close()
+
+
+def _answer(process):
+    line = process.stdout.readline()
+    if not line:
+        raise RuntimeError(f"a side broke off with status {process.wait()}.")
+    return json.loads(line)
 
 
 def _write_digits(path, batch_size):
-    """Writes the standardised training images; returns how many of them an epoch sees."""
+    """Writes the standardised training images."""
     train = data.load_dataset("digits").train
-    images = len(train) // batch_size * batch_size if batch_size >= 1 else 0
-    check(images > 0, f"batch_size must be from 1 to {len(train)}, got {batch_size}.")
     mean, std = data.channel_statistics(train, 3)
     (batch,) = data.evaluation_batches(
         train, batch_size=len(train), shape=(8, 8, 3), mean=mean, std=std, num_classes=10
     )
     np.savez(path, image=batch["image"], label=batch["label"])
-    return images
+    return path
 
 
-def _start(command):
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=HERE.parent
-    )
+def _rows(result):
+    ours = next(iter(result["median"].values()))
+    for side, median in result["median"].items():
+        ratio = "" if median is ours else f"{ours / median:.2f}"
+        peak = result["peak_mib"][side]
+        yield _row(
+            result["work"],
+            result["pass"],
+            side,
+            f"{1000 * median:.1f}",
+            f"{1000 * result['minimum'][side]:.1f}",
+            ratio,
+            "" if peak is None else f"{peak:,.0f}",
+        )
 
 
-def _epoch(worker):
-    worker.stdin.write("epoch\n")
-    worker.stdin.flush()
-    return _answer(worker)
-
-
-def _answer(worker):
-    line = worker.stdout.readline()
-    if not line:
-        raise RuntimeError(f"a side broke off with status {worker.wait()}.")
-    return json.loads(line)
-
-
-def _compare(seconds, statistic):
-    values = {side: statistic(times) for side, times in seconds.items()}
-    return values | {"ratio": values["attn_flax"] / values["torch"]}
-
-
-def _table(result):
-    table = Table(
-        title=f"An epoch of {result['images']:,} digits in batches of {result['batch_size']}, "
-        f"{len(result['seconds']['torch'])} times on {result['cpu_cores']} CPU cores"
-    )
-    for column in ("seconds", "median", "minimum"):
-        table.add_column(column, justify="left" if column == "seconds" else "right")
-    for side, versions in result["versions"].items():
-        name = ", ".join(f"{package} {version}" for package, version in versions.items())
-        table.add_row(name, *(f"{result[statistic][side]:.3f}" for statistic in ("median", "minimum")))
-    table.add_section()
-    table.add_row("ratio", *(f"{result[statistic]['ratio']:.2f}" for statistic in ("median", "minimum")))
-    return table
+def _row(*cells):
+    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

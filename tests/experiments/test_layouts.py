@@ -18,7 +18,9 @@ def test_two_processes_have_the_losses_of_one_device(tmp_path, monkeypatch):
     single, both = result["losses"].values()
     assert len(single) == len(both) == 21
     assert single[0] > single[-1] > 0
-    assert max(abs(a - b) for a, b in zip(single, both, strict=True)) == result["largest_difference"][str(spread)] < 1e-5
+    assert (
+        max(abs(a - b) for a, b in zip(single, both, strict=True)) == result["largest_difference"][str(spread)] < 1e-5
+    )
     assert json.loads((tmp_path / "out.json").read_text()) == result
     _, _, first, second = console.file.getvalue().splitlines()
     assert first.startswith("| jit, 1 device |")

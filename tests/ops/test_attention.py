@@ -121,22 +121,22 @@ def test_a_query_that_sees_nothing_gets_zeros(implementation):
 
 
 def test_bf16_is_no_worse_than_that_of_jax():
-    shape, keys = (2, 67, 3, 16), 53
-    narrow = operands(*shape, keys=keys, dtype="bfloat16")
+    """Of output and gradients together; each by itself, rounded at other places, by 5 % at most."""
+    narrow = operands(2, 67, 3, 16, keys=53, dtype="bfloat16")
     with jax.enable_x64():
         exact = with_gradients(textbook, *(x.astype("float64") for x in narrow))
-    errors = {}
-    for name, attend in (
-        ("jax", jax.nn.dot_product_attention),
-        *((name, functools.partial(ops.dot_product_attention, implementation=name)) for name in OURS),
-    ):
+
+    def errors(attend):
         outputs = with_gradients(attend, *narrow)
         assert all(x.dtype == jnp.bfloat16 for x in outputs)
-        errors[name] = [
-            np.abs(np.asarray(x).astype("float64") - np.asarray(y)).mean() for x, y in zip(outputs, exact, strict=True)
-        ]
+        differences = (np.asarray(x).astype("float64") - np.asarray(y) for x, y in zip(outputs, exact, strict=True))
+        return np.array([np.abs(difference).mean() for difference in differences])
+
+    theirs = errors(jax.nn.dot_product_attention)
     for name in OURS:
-        assert all(ours <= 1.02 * theirs for ours, theirs in zip(errors[name], errors["jax"], strict=True)), errors
+        ours = errors(functools.partial(ops.dot_product_attention, implementation=name))
+        assert ours.sum() <= theirs.sum()
+        assert (ours <= 1.05 * theirs).all()
 
 
 @pytest.mark.usefixtures("small_blocks")

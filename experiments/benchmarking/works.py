@@ -1,0 +1,92 @@
+"""What is measured, as data: each work names a function that the sides know, and its sizes."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+FORWARD, BACKWARD = "forward", "forward+backward"
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """One thing to compute, on several sides.
+
+    Attributes:
+        title: what the table calls it.
+        function: the builder in `jax_side` and `torch_side`.
+        sides: who computes it, ours first.
+        arguments: of the builder, as JSON has them.
+        passes: what can be timed of it.
+    """
+
+    title: str
+    function: str
+    sides: tuple[str, ...]
+    arguments: Mapping[str, Any]
+    passes: tuple[str, ...] = (FORWARD, BACKWARD)
+
+
+def _attention(title, sides=("attn_flax", "jax.nn", "torch"), **arguments):
+    defaults = {"dtype": "float32", "bias": False, "mask": False}
+    return Work(title, "attention", sides, defaults | arguments)
+
+
+def _depthwise(window, dilation=(1, 1)):
+    title = f"depthwise {'×'.join(map(str, window))}" + (f", dilation {dilation[0]}" if max(dilation) > 1 else "")
+    arguments = {"shape": (16, 32, 32, 128), "window": window, "dilation": dilation}
+    return Work(title + " at 16×32×32×128", "depthwise", ("attn_flax", "lax", "torch"), arguments)
+
+
+LONG = {"batch": 2, "heads": 6, "features": 64}
+WORKS = {
+    "attention-1024": _attention("attention, 2×1024, 6 heads of 64", tokens=1024, **LONG),
+    "attention-4096": _attention(
+        "attention, 2×4096, 6 heads of 64", ("attn_flax", "jax.nn", "nnx", "torch"), tokens=4096, **LONG
+    ),
+    "attention-4096-bf16": _attention(
+        "attention, 2×4096, 6 heads of 64, bfloat16",
+        ("attn_flax", "attn_flax float32", "torch"),
+        tokens=4096,
+        **LONG,
+        dtype="bfloat16",
+    ),
+    "attention-8192": _attention("attention, 1×8192, 6 heads of 64", tokens=8192, **LONG | {"batch": 1}),
+    "windows": _attention(
+        "windows, 512×49, 3 heads of 32, bias and mask",
+        batch=512,
+        tokens=49,
+        heads=3,
+        features=32,
+        bias=True,
+        mask=True,
+    ),
+    "vit": _attention("ViT, 32×197, 6 heads of 64", batch=32, tokens=197, heads=6, features=64),
+    "neighborhood": Work(
+        "neighbourhood 7×7 at 4×56×56×128, 4 heads",
+        "neighborhood",
+        ("attn_flax", "gather"),
+        {"shape": (4, 56, 56), "heads": 4, "features": 32, "window": (7, 7)},
+    ),
+    "depthwise-7x7": _depthwise((7, 7)),
+    "depthwise-7x7-dilated": _depthwise((7, 7), (3, 3)),
+    "depthwise-5x5": _depthwise((5, 5)),
+    "depthwise-3x3": _depthwise((3, 3)),
+    "depthwise-1x11": _depthwise((1, 11)),
+    "depthwise-11x1": _depthwise((11, 1)),
+    "epoch": Work(
+        "an epoch of AttentionNet on digits", "epoch", ("attn_flax", "torch"), {"batch_size": 128}, ("training",)
+    ),
+}
+"""By the names that the command line takes."""
+
+
+def mechanism(name: str, shape: tuple[int, ...]) -> Work:
+    """A mechanism of the catalogue on maps of that shape, beside timm's of the same name if there is one."""
+    arguments = {"name": name, "shape": shape}
+    return Work(f"{name} at {'×'.join(map(str, shape))}", "mechanism", ("attn_flax", "timm"), arguments)
+
+
+def model(name: str, shape: tuple[int, ...]) -> Work:
+    """A network on images of that shape, beside timm's of the same name if there is one."""
+    arguments = {"name": name, "shape": shape}
+    return Work(f"{name} at {'×'.join(map(str, shape))}", "model", ("attn_flax", "timm"), arguments)

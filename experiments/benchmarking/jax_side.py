@@ -70,11 +70,18 @@ def _attention(side, *, batch, tokens, heads, features, bias, mask, dtype):
     q, k, v = (_random(rng, (batch, tokens, heads, features), dtype) for _ in range(3))
     table = _random(rng, (1, heads, tokens, tokens), dtype) if bias else None
     visible = jnp.asarray(rng.random((batch, 1, tokens, tokens)) < 0.8) | jnp.eye(tokens, dtype=bool) if mask else None
-    if side == "nnx":
-        attend = functools.partial(nnx.dot_product_attention, deterministic=True)
-    else:
-        attend = jax.nn.dot_product_attention if side == "jax.nn" else ops.dot_product_attention
+    attend = {
+        "jax.nn": jax.nn.dot_product_attention,
+        "nnx": functools.partial(nnx.dot_product_attention, deterministic=True),
+        "attn_flax xla": functools.partial(ops.dot_product_attention, implementation="xla"),
+    }.get(side, ops.dot_product_attention)
     return lambda q, k, v, bias, mask: attend(q, k, v, bias=bias, mask=mask), (q, k, v), (table, visible)
+
+
+def _multi_head(side, *, shape, heads):
+    """Flax's module with its own attention function, or with ours."""
+    own = {"attention_fn": lambda q, k, v, **_: ops.dot_product_attention(q, k, v)} if side == "attn_flax" else {}
+    return _module(nnx.MultiHeadAttention(heads, shape[-1], decode=False, **own, rngs=nnx.Rngs(0)), shape)
 
 
 def _depthwise(side, *, shape, window, dilation):
@@ -158,6 +165,7 @@ def _random(rng, shape, dtype):
 
 BUILDERS = {
     "attention": _attention,
+    "multi_head": _multi_head,
     "depthwise": _depthwise,
     "neighborhood": _neighborhood,
     "mechanism": _mechanism,

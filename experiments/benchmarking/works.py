@@ -26,7 +26,7 @@ class Work:
     passes: tuple[str, ...] = (FORWARD, BACKWARD)
 
 
-def _attention(title, sides=("attn_flax", "jax.nn", "torch"), **arguments):
+def _attention(title, sides=("attn_flax", "attn_flax xla", "jax.nn", "torch"), **arguments):
     defaults = {"dtype": "float32", "bias": False, "mask": False}
     return Work(title, "attention", sides, defaults | arguments)
 
@@ -50,7 +50,9 @@ WORKS = {
         **LONG,
         dtype="bfloat16",
     ),
-    "attention-8192": _attention("attention, 1×8192, 6 heads of 64", tokens=8192, **LONG | {"batch": 1}),
+    "attention-8192": _attention(
+        "attention, 1×8192, 6 heads of 64", ("attn_flax", "jax.nn", "torch"), tokens=8192, **LONG | {"batch": 1}
+    ),
     "windows": _attention(
         "windows, 512×49, 3 heads of 32, bias and mask",
         batch=512,
@@ -61,6 +63,12 @@ WORKS = {
         mask=True,
     ),
     "vit": _attention("ViT, 32×197, 6 heads of 64", batch=32, tokens=197, heads=6, features=64),
+    "multi-head": Work(
+        "nnx.MultiHeadAttention, 8×1024×384, 6 heads",
+        "multi_head",
+        ("attn_flax", "nnx"),
+        {"shape": (8, 1024, 384), "heads": 6},
+    ),
     "neighborhood": Work(
         "neighbourhood 7×7 at 4×56×56×128, 4 heads",
         "neighborhood",

@@ -49,16 +49,19 @@ def article_weights(
 
 
 def article_attention(
-    x: Float[Array, "*b n c"], weigh: Callable, *, normalize: Callable = ops.softmax, residual: bool = False
+    x: Float[Array, "*b n c"], weigh: Callable, *, residual: bool = False
 ) -> Float[Array, "*b n c"]:
     """o_i = Σ_j α_ij x_j, with `residual` x_i + Σ_j α_ij x_j; α are the `article_weights` of the same arguments.
+
+    `ops.dot_product_attention` chooses how, on a CPU without an n×n map.
 
     >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0]])
     >>> article_attention(x, lambda x: 0 * x)  # no score stands out: the mean of all vectors
     Array([[0.5, 0.5],
            [0.5, 0.5]], dtype=float32)
     """
-    out = ops.attend(article_weights(x, weigh, normalize=normalize), x)
+    a, x_of_one_head = weigh(x)[..., None, :], x[..., None, :]
+    out = ops.dot_product_attention(a, x_of_one_head, x_of_one_head, scale=1.0)[..., 0, :].astype(x.dtype)
     return x + out if residual else out
 
 
@@ -94,7 +97,7 @@ class Article(nnx.Module):
 
     Raises:
         InputError: an unknown normaliser or a size below 1 at construction; at the call, channels or axes that do not
-            fit, or (softmax, and `attention_map`) a map of more than 1 GiB per example, before anything is allocated.
+            fit, or for `attention_map` a map of more than 1 GiB per example, before anything is allocated.
     """
 
     def __init__(
@@ -129,7 +132,7 @@ class Article(nnx.Module):
         if self.normalizer == "sum":
             out = article_sum_attention(self._positions(x), self.weigh, epsilon=self.epsilon, residual=self.residual)
         else:
-            out = article_attention(self._positions(x), self.weigh, normalize=ops.softmax, residual=self.residual)
+            out = article_attention(self._positions(x), self.weigh, residual=self.residual)
         return out.reshape(x.shape)
 
     def _positions(self, x):

@@ -1,4 +1,4 @@
-"""The README does what it says."""
+"""The README and the docs do what they say."""
 
 import re
 from pathlib import Path
@@ -7,10 +7,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language, text=README):
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def test_there_are_examples():
@@ -18,9 +19,11 @@ def test_there_are_examples():
     assert len(blocks("bash")) >= 2
 
 
-@pytest.mark.parametrize("code", blocks("python"))
-def test_python_runs(code):
-    exec(compile(code, "README.md", "exec"), {})
+@pytest.mark.parametrize(
+    ("page", "code"), [(page.name, code) for page in PAGES for code in blocks("python", page.read_text())]
+)
+def test_python_runs(page, code):
+    exec(compile(code, page, "exec"), {})
 
 
 def test_ci_runs_the_test_command_as_it_stands():

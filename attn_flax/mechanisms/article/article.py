@@ -48,9 +48,7 @@ def article_weights(
     return normalize(scores).astype(x.dtype)
 
 
-def article_attention(
-    x: Float[Array, "*b n c"], weigh: Callable, *, residual: bool = False
-) -> Float[Array, "*b n c"]:
+def article_attention(x: Float[Array, "*b n c"], weigh: Callable, *, residual: bool = False) -> Float[Array, "*b n c"]:
     """o_i = Σ_j α_ij x_j, with `residual` x_i + Σ_j α_ij x_j; α are the `article_weights` of the same arguments.
 
     `ops.dot_product_attention` chooses how, on a CPU without an n×n map.

@@ -32,7 +32,7 @@ from attn_flax.ops.precision import at_least_float32
 
 CPU_ELEMENTS = 2**19
 """Scores of a block, and of all heads of a step: two mebibytes, which stay in the caches."""
-OTHER_ELEMENTS = 2**26
+OTHER_ELEMENTS = 2**24
 """The same where there are no such caches."""
 LEAST = 128
 """The queries or keys of a block where there are many."""

@@ -1,8 +1,9 @@
 """Softmax attention with the whole n×m map, for short sequences."""
 
+import math
+
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from attn_flax.ops.attention.operands import Operands, Rule, scores, survivors, weighted_values
 
@@ -17,20 +18,15 @@ def attend(x: Operands, dropout_key: jax.Array | None, rule: Rule) -> jax.Array:
 
 def weights(x: Operands, rule: Rule) -> jax.Array:
     """α_ij = exp(s_ij) / Σ_j exp(s_ij); zeros where a query sees no key."""
-    p, total = _exponentials(x, rule)
-    return p / total
-
-
-def _exponentials(x, rule):
     n, m = x.q.shape[-2], x.k.shape[-2]
     s = scores(x, rule.scale, jnp.tri(n, m, dtype=bool) if rule.is_causal else None)
-    top = lax.stop_gradient(s.max(-1, keepdims=True))
-    p = jnp.exp(s - jnp.where(top == -jnp.inf, 0, top))
-    total = p.sum(-1, keepdims=True)
-    return p, jnp.where(total == 0, 1, total)
+    if x.bias is None and x.mask is None:
+        return jax.nn.softmax(s)
+    sees_any = s.max(-1, keepdims=True) > -jnp.inf
+    return jnp.where(sees_any, jax.nn.softmax(jnp.where(sees_any, s, 0)), 0)
 
 
 def _survivors(key, rule, shape):
     *rows, m = shape
-    numbers = jnp.arange(jnp.array(rows).prod()).reshape(*rows, 1)
+    numbers = jnp.arange(math.prod(rows)).reshape(*rows, 1)
     return survivors(key, rule.dropout_rate, numbers, jnp.arange(m))

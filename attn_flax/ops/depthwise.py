@@ -147,7 +147,7 @@ def _correlate(x, dy, window, geometry):
     return lax.platform_dependent(
         x,
         dy,
-        cpu=functools.partial(_sums_of_products, window=window, geometry=geometry),
+        cpu=functools.partial(_sums_by_lane, window=window, geometry=geometry),
         default=functools.partial(_xla_correlation, window=window, geometry=geometry),
     )
 
@@ -186,6 +186,16 @@ def _sum_of_shifts(x, kernel, geometry):
     for i in range(MAX_FUSED_TAPS, len(offsets), MAX_FUSED_TAPS):
         y = lax.optimization_barrier(y) + sum(products(offsets[i : i + MAX_FUSED_TAPS]))
     return y.astype(x.dtype)
+
+
+def _sums_by_lane(x, dy, window, geometry):
+    """The sums, of as many parts of the batch as the devices can share, so that none needs another's images."""
+    sums = functools.partial(_sums_of_products, window=window, geometry=geometry)
+    lanes = math.gcd(len(x), jax.device_count()) if x.ndim > geometry.axes + 1 else 1
+    if lanes == 1:
+        return sums(x, dy)
+    x, dy = (a.reshape(lanes, -1, *a.shape[1:]) for a in (x, dy))
+    return jax.vmap(sums)(x, dy).sum(0)
 
 
 def _sums_of_products(x, dy, window, geometry):

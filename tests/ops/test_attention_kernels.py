@@ -3,6 +3,7 @@
 import functools
 import re
 import warnings
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -113,6 +114,23 @@ def test_what_the_kernel_for_tpus_does_not_compute(change, reason):
     x = kernels.Arrays(*[jnp.ones((2, 128, 3, 4))] * 3, None, None)
     assert kernels.unfit_for_pallas(x, RULE) is None
     assert re.search(reason, kernels.unfit_for_pallas(x._replace(**change), RULE))
+
+
+@pytest.fixture
+def on_hopper(on_gpu, monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: [mock.Mock(compute_capability="9.0")])
+    versions = mock.Mock(cuda_runtime_get_version=lambda: 13000)
+    monkeypatch.setattr("jax.experimental.pallas.ops.gpu.attention_mgpu.cuda_versions", versions)
+
+
+@pytest.mark.usefixtures("on_hopper")
+def test_flash_attention_3_where_it_is_asked_for():
+    attend = functools.partial(ops.dot_product_attention, implementation="pallas")
+    text = lowered("cuda", attend, *operands(2, 256, 3, 64, dtype="float16"))
+    assert text.count("custom_call @mosaic_gpu") == 3  # forward, dq, dk and dv
+    attention._warn_once.cache_clear()
+    with pytest.warns(UserWarning, match="gradients in float16 only"):
+        assert "mosaic_gpu" not in lowered("cuda", attend, *operands(2, 256, 3, 64, dtype="bfloat16"))
 
 
 @pytest.mark.usefixtures("on_gpu")

@@ -2,11 +2,13 @@
 
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from attn_flax import ops
 from attn_flax.checks import InputError
@@ -261,3 +263,28 @@ def test_forward_mode_is_refused_as_the_docstring_says():
     x, kernel = jnp.ones((7, 5, C)), jnp.ones((3, 3, C))
     with pytest.raises(TypeError, match="forward-mode"):
         jax.jvp(ops.depthwise_conv, (x, kernel), (x, kernel))
+
+
+@pytest.mark.parametrize("split", ["batch", "channels"])
+def test_on_a_mesh_only_the_gradient_of_the_window_is_summed(split):
+    mesh = jax.make_mesh((8,), ("a",), axis_types=(AxisType.Auto,))
+    maps, windows = {
+        "batch": (PartitionSpec("a"), PartitionSpec()),
+        "channels": (PartitionSpec(None, None, None, "a"), PartitionSpec(None, None, "a")),
+    }[split]
+    maps, windows = NamedSharding(mesh, maps), NamedSharding(mesh, windows)
+    rng = np.random.default_rng(0)
+    x, dy = (jnp.asarray(rng.normal(size=(16, 9, 7, 8)), "float32") for _ in range(2))
+    kernel = jnp.asarray(rng.normal(size=(3, 5, 8)), "float32")
+
+    def both(x, kernel, dy):
+        y, pull_back = jax.vjp(ops.depthwise_conv, x, kernel)
+        return y, *pull_back(dy)
+
+    sharded = jax.jit(both, in_shardings=(maps, windows, maps), out_shardings=(maps, maps, windows))
+    compiled = sharded.lower(x, kernel, dy).compile()
+    text = compiled.as_text()
+    assert not [name for name in ("all-gather", "all-to-all", "collective-permute") if name in text]
+    assert ("all-reduce" in text) == (split == "batch")
+    placed = (jax.device_put(a, sharding) for a, sharding in ((x, maps), (kernel, windows), (dy, maps)))
+    chex.assert_trees_all_close(compiled(*placed), jax.jit(both)(x, kernel, dy), atol=1e-4)

@@ -48,7 +48,7 @@ def dot_product_attention(
     - "blockwise": O(n + m) memory forward and backward, by an online softmax and a derivative of its own, which is of
       first order and for reverse mode only;
     - "cudnn": the fused kernel of cuDNN through jax.nn, on an NVIDIA GPU;
-    - "pallas": JAX's kernels, flash attention on a TPU and FlashAttention-3 on a Hopper GPU;
+    - "pallas": JAX's kernels, flash attention on a TPU and, in float16, FlashAttention-3 on a Hopper GPU;
     - None takes "blockwise" on a CPU; on a GPU "cudnn" and on a TPU "pallas" where these fit, else "xla" for maps of up
       to 256 MiB in all and "blockwise" beyond.
 

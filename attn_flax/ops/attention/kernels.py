@@ -61,8 +61,8 @@ def unfit_for_pallas(x: Arrays, rule: Rule) -> str | None:
         return _unfit_for_tpu(x)
     if jax.devices()[0].compute_capability != "9.0":
         return "it needs a Hopper GPU"
-    if x.bias is not None or rule.is_causal:
-        return "its kernel for Hopper has no bias, and no gradient where it is causal"
+    if x.bias is not None or rule.is_causal or x.q.dtype != jnp.float16:
+        return "its kernel for Hopper has no bias, and gradients in float16 only and where it is not causal"
     return _refusal_of(_on_hopper, x, rule)
 
 

@@ -207,3 +207,19 @@ def test_a_cut_takes_every_element_once(length):
     places = np.concatenate([cut.places(step) for step in range(cut.steps)])
     assert sorted(places) == list(range(length))
     assert cut.size <= 3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_is_chosen_on_a_cpu_is_both_forms(dtype):
+    """With a derivative that of the blocks, without one the same numbers, and never a map in memory."""
+    q, k, v = operands(2, 509, 6, 16, keys=307, groups=3, values=8, dtype=dtype)
+    attend = jax.jit(ops.dot_product_attention)
+    ours = with_gradients(attend, q, k, v)
+    blocks = with_gradients(functools.partial(ops.dot_product_attention, implementation="blockwise"), q, k, v)
+    tolerance = 1e-5 if dtype == "float32" else 2e-2
+    chex.assert_trees_all_close(
+        *(jax.tree.map(lambda x: x.astype("float32"), x) for x in (ours, blocks)), atol=tolerance
+    )
+    np.testing.assert_allclose(*(np.asarray(x, "float32") for x in (attend(q, k, v), ours[0])), atol=tolerance)
+    map_size = 4 * 2 * 6 * 509 * 307
+    assert attend.lower(q, k, v).compile().memory_analysis().temp_size_in_bytes < map_size

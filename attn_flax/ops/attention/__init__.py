@@ -4,7 +4,6 @@ The same for all of them: scores, softmax and sums in float32 or wider, and zero
 """
 
 import functools
-import math
 import warnings
 from typing import Literal, get_args
 
@@ -13,8 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from attn_flax.checks import check, check_same_size
-from attn_flax.ops.attention import blockwise, direct, kernels
-from attn_flax.ops.attention.operands import Operands, Rule, arrange, disarrange, group_heads
+from attn_flax.ops.attention import blockwise, cpu, direct, kernels
+from attn_flax.ops.attention.operands import Operands, Rule, arrange, disarrange, group_heads, map_bytes
 from attn_flax.ops.scores import check_map_fits
 
 Implementation = Literal["xla", "blockwise", "cudnn", "pallas"]
@@ -49,7 +48,8 @@ def dot_product_attention(
       first order and for reverse mode only;
     - "cudnn": the fused kernel of cuDNN through jax.nn, on an NVIDIA GPU;
     - "pallas": JAX's kernels, flash attention on a TPU and, in float16, FlashAttention-3 on a Hopper GPU;
-    - None takes "blockwise" on a CPU; on a GPU "cudnn" and on a TPU "pallas" where these fit, else "xla" for maps of up
+    - None takes "blockwise" on a CPU, and where nothing is differentiated "xla" if XLA fuses it (from jax 0.12 on,
+      without bias, mask and dropout); on a GPU "cudnn" and on a TPU "pallas" where these fit, else "xla" for maps of up
       to 256 MiB in all and "blockwise" beyond.
 
     A kernel that was asked for and does not fit gives way to that choice, and a warning says why, once.
@@ -98,7 +98,8 @@ def dot_product_attention(
     groups = k.shape[-2]
     grouped = x.q.reshape(*q.shape[:-2], groups, -1, q.shape[-1])
     tables = (group_heads(a, q.ndim, groups) for a in (bias, mask))
-    return blockwise.attend(Operands(grouped, x.k, x.v, *tables), dropout_key, rule).reshape(*q.shape[:-1], v.shape[-1])
+    attend = cpu.attend if chosen == "cpu" else blockwise.attend
+    return attend(Operands(grouped, x.k, x.v, *tables), dropout_key, rule).reshape(*q.shape[:-1], v.shape[-1])
 
 
 def dot_product_attention_weights(
@@ -140,12 +141,9 @@ def _chosen(x, rule, asked):
             return kernel
         if asked:
             _warn_once(f"attention by {asked!r} is not possible here, and another way is taken: {reason}.")
-    return "blockwise" if backend == "cpu" or _map_bytes(x) > MOST_DIRECT_BYTES else "xla"
-
-
-def _map_bytes(x):
-    *batch, n, heads, _ = x.q.shape
-    return 4 * math.prod(batch) * heads * n * x.k.shape[-3]
+    if backend == "cpu":
+        return "cpu"
+    return "blockwise" if map_bytes(x.q, x.k.shape[-3]) > MOST_DIRECT_BYTES else "xla"
 
 
 @functools.cache

@@ -50,7 +50,8 @@ def attend(x: Operands, dropout_key: jax.Array | None, rule: Rule) -> jax.Array:
     return _attend(x, dropout_key, rule)[0].astype(x.v.dtype)
 
 
-def _attend_and_keep(x, dropout_key, rule):
+def attend_and_keep(x: Operands, dropout_key: jax.Array | None, rule: Rule) -> tuple[jax.Array, tuple]:
+    """The output, and what `pull_back` needs."""
     o, logsumexp = _attend(x, dropout_key, rule)
     return o.astype(x.v.dtype), (x, dropout_key, o, logsumexp)
 
@@ -100,7 +101,8 @@ def _attend_part(x, plan, t):
     return loop(0, rows.count, block_of_queries, (o, logsumexp))
 
 
-def _pull_back(rule, kept, do):
+def pull_back(rule: Rule, kept: tuple, do: jax.Array) -> tuple[Operands, None]:
+    """The gradients, of the operands' shapes, to a cotangent of the output."""
     x, dropout_key, o, logsumexp = kept
     plan = _Plan(x, rule, dropout_key, share=2)
     batch = x.q.ndim - 4
@@ -154,7 +156,7 @@ def _pull_back_part(x, do, o, logsumexp, dbias, plan, t):
     return plan.rule.scale * jnp.moveaxis(dq, -3, -1), plan.rule.scale * dk, dv, dbias
 
 
-attend.defvjp(_attend_and_keep, _pull_back)
+attend.defvjp(attend_and_keep, pull_back)
 
 
 class _Plan:

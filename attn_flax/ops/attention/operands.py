@@ -43,6 +43,11 @@ class Rule:
     dropout_rate: float
 
 
+def map_bytes(q: jax.Array, keys: int) -> int:
+    """What the scores of all heads and examples take in float32."""
+    return 4 * (q.size // q.shape[-1]) * keys
+
+
 def arrange(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None, mask: jax.Array | None) -> Operands:
     """Operands of (*b, n, k, d), (*b, m, g, d), (*b, m, g, e) and of arrays that broadcast to (*b, k, n, m)."""
     groups = k.shape[-2]

@@ -8,8 +8,6 @@ from unittest import mock
 
 import pytest
 
-pytest.importorskip("torch", reason="PyTorch is not installed: CONTRIBUTING.md says how")
-
 STAND_INS = (
     "transforms", "transforms.functional", "transforms.v2", "ops", "ops.misc", "datasets", "datasets.folder", "models",
     "models.feature_extraction", "utils", "io",
@@ -32,7 +30,8 @@ class StandIn(ModuleType):
 
 
 def load(name: str) -> ModuleType:
-    """A module of timm, such as "layers.halo_attn"; skips the test where timm is not installed."""
+    """A module of timm, such as "layers.halo_attn"; skips the test where PyTorch or timm is not installed."""
+    pytest.importorskip("torch", reason="PyTorch is not installed: CONTRIBUTING.md says how")
     if "torchvision" not in sys.modules:
         for stand_in in ("torchvision", *(f"torchvision.{part}" for part in STAND_INS)):
             sys.modules[stand_in] = StandIn(stand_in)

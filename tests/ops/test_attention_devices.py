@@ -29,7 +29,7 @@ def both_passes(attend):
     return run
 
 
-@pytest.mark.parametrize("tokens", [37, 300])
+@pytest.mark.parametrize("tokens", [37, pytest.param(300, marks=pytest.mark.full)])
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("implementation", ["xla", "blockwise"])
 def test_no_communication_where_batch_or_heads_are_sharded(split, implementation, tokens, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 
 from attn_flax import ops
 from attn_flax.checks import InputError
-from tests import oracles
+from tests import oracles, timm_oracle
 
 EPSILON = 0.1
 
@@ -176,8 +176,6 @@ def test_a_feature_of_zeros_is_attended_evenly_with_finite_gradients():
 
 def test_cross_covariance_is_timms():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: CONTRIBUTING.md says how")
-    from tests import timm_oracle
-
     torch.manual_seed(0)
     xca = timm_oracle.load("models.xcit").XCA(12, num_heads=3, qkv_bias=True).double()
     torch.nn.init.normal_(xca.temperature)

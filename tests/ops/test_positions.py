@@ -10,6 +10,7 @@ import pytest
 
 from attn_flax import ops
 from attn_flax.checks import InputError
+from tests import timm_oracle
 
 SIZES = [((5,), 6), ((7, 5), 12), ((2, 3, 4), 18)]
 
@@ -83,8 +84,6 @@ def test_bfloat16_is_turned_in_float32():
 
 def test_they_are_timms():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: CONTRIBUTING.md says how")
-    from tests import timm_oracle
-
     timm = timm_oracle.load("layers.pos_embed_sincos")
     x = random((2, 35, 3, 12))[0]
     sin, cos = timm.build_rotary_pos_embed((7, 5), dim=12, in_pixels=False, dtype=torch.float32)

@@ -9,7 +9,7 @@ import pytest
 
 from attn_flax import ops
 from attn_flax.checks import InputError
-from tests import oracles
+from tests import oracles, timm_oracle
 
 WINDOWS = [(4,), (7, 5), (1, 3), (2, 3, 4)]
 
@@ -115,8 +115,6 @@ def test_a_resized_table_is_torchs_bicubic(window, new_window):
 
 def test_the_index_and_the_resized_table_are_timms():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: CONTRIBUTING.md says how")
-    from tests import timm_oracle
-
     swin = timm_oracle.load("models.swin_transformer")
     np.testing.assert_array_equal(ops.relative_position_index((7, 5)), swin.get_relative_position_index(7, 5).numpy())
     resize = timm_oracle.load("layers.pos_embed_rel").resize_rel_pos_bias_table_simple
@@ -128,8 +126,6 @@ def test_the_index_and_the_resized_table_are_timms():
 
 def test_decomposed_positions_are_timms():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: CONTRIBUTING.md says how")
-    from tests import timm_oracle
-
     q, table_h, table_w = random((2, 7, 5, 3, 6), (13, 6), (9, 6))
     with jax.enable_x64():
         out = ops.decomposed_relative_position(*map(jnp.array, (q, table_h, table_w)))

@@ -10,6 +10,7 @@ import pytest
 
 from attn_flax import ops
 from attn_flax.checks import InputError
+from tests import timm_oracle
 
 # Size, parts that divide it.
 CASES = [((12,), (4,)), ((6, 15), (2, 5)), ((9, 4), (9, 1)), ((4, 6, 10), (2, 3, 5))]
@@ -159,10 +160,6 @@ def test_rearrangements_are_slices_and_keep_the_type(f):
     np.testing.assert_allclose(jnp.vdot(f(x), y), jnp.vdot(x, pull_back(y)[0]), rtol=1e-4)
 
 
-def timm(name):
-    return pytest.importorskip("tests.timm_oracle", reason="timm is not installed: CONTRIBUTING.md says how").load(name)
-
-
 @pytest.mark.parametrize(
     ("module", "theirs", "ours"),
     [
@@ -172,7 +169,7 @@ def timm(name):
     ],
 )
 def test_windows_and_grids_are_timms(module, theirs, ours):
-    partition = getattr(timm(module), theirs)
+    partition = getattr(timm_oracle.load(module), theirs)
     torch = pytest.importorskip("torch")
     x = random(2, 6, 15, 3)
     expected = partition(torch.from_numpy(x), (2, 5)).numpy()
@@ -181,7 +178,7 @@ def test_windows_and_grids_are_timms(module, theirs, ours):
 
 @pytest.mark.parametrize("shift", [(1, 2), (0, 2), (2, 0)])
 def test_the_mask_of_shifted_windows_is_timms(shift):
-    swin = timm("models.swin_transformer")
+    swin = timm_oracle.load("models.swin_transformer")
     block = swin.SwinTransformerBlock(8, (6, 15), num_heads=2, head_dim=4, window_size=(3, 5), dynamic_mask=True)
     block.shift_size = shift
     expected = block.get_attn_mask(pytest.importorskip("torch").zeros(1, 6, 15, 8))

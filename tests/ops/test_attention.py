@@ -67,7 +67,7 @@ def test_values_and_gradients(implementation, case):
 @pytest.mark.full
 @pytest.mark.parametrize("implementation", OURS)
 @pytest.mark.usefixtures("small_blocks")
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(case=cases(), elements=st.sampled_from([4, 30, 200, 2**19]))
 def test_many_values_and_gradients(implementation, case, elements):
     with pytest.MonkeyPatch.context() as patch:

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 
 from attn_flax.ops.attention.cuts import Blocks, Cuts, add_at, loop
-from attn_flax.ops.attention.operands import Operands, Rule, survivors, transposed_scores
+from attn_flax.ops.attention.operands import Operands, Rule, materialized, survivors, transposed_scores
 from attn_flax.ops.precision import at_least_float32
 
 CPU_ELEMENTS = 2**19
@@ -47,11 +47,12 @@ def attend(x: Operands, dropout_key: jax.Array | None, rule: Rule) -> jax.Array:
         dropout_key: for dropout.
         rule: what becomes of the scores.
     """
-    return _attend(x, dropout_key, rule)[0].astype(x.v.dtype)
+    return _attend(materialized(x), dropout_key, rule)[0].astype(x.v.dtype)
 
 
 def attend_and_keep(x: Operands, dropout_key: jax.Array | None, rule: Rule) -> tuple[jax.Array, tuple]:
     """The output, and what `pull_back` needs."""
+    x = materialized(x)
     o, logsumexp = _attend(x, dropout_key, rule)
     return o.astype(x.v.dtype), (x, dropout_key, o, logsumexp)
 
@@ -104,6 +105,7 @@ def _attend_part(x, plan, t):
 def pull_back(rule: Rule, kept: tuple, do: jax.Array) -> tuple[Operands, None]:
     """The gradients, of the operands' shapes, to a cotangent of the output."""
     x, dropout_key, o, logsumexp = kept
+    do = materialized(do)
     plan = _Plan(x, rule, dropout_key, share=2)
     batch = x.q.ndim - 4
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.extend.random import threefry_2x32
+from jaxtyping import PyTree
 
 from attn_flax.ops.precision import at_least_float32
 
@@ -41,6 +42,14 @@ class Rule:
     scale: float
     is_causal: bool
     dropout_rate: float
+
+
+def materialized(arrays: PyTree) -> PyTree:
+    """The arrays as they are in memory, none of them a broadcast that XLA may take into a product.
+
+    XLA's CPU backend computes some products with such operands wrongly (jax 0.12).
+    """
+    return jax.lax.optimization_barrier(arrays)
 
 
 def map_bytes(q: jax.Array, keys: int) -> int:

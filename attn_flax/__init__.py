@@ -25,6 +25,7 @@ _ROOMS = ("data", "explain", "functional", "models", "nn", "ops", "runs", "tasks
 _HOMES = {
     "InputError": "checks",
     "create_attention": "catalog",
+    "describe_attention": "catalog",
     "list_attentions": "catalog",
     "create_model": "models",
     "list_models": "models",

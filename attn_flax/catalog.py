@@ -1,50 +1,101 @@
-"""The catalogue: every mechanism's name, and what it stands for."""
+"""The catalogue: every mechanism's name, and what it stands for.
 
-import dataclasses
+A row is a class and the arguments that its name fixes. All else is told by the class: its family is the room of
+mechanisms/ that it lives in, its equation and its paper are in its file's docstring, its cost in its method `cost`.
+"""
+
+import inspect
+import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from flax import nnx
 
 from attn_flax import nn
-from attn_flax.checks import InputError, UnknownNameError, check_arguments
+from attn_flax.checks import InputError, UnknownNameError, check, check_arguments
+from attn_flax.mechanisms.cost import Cost
+from attn_flax.mechanisms.document import Document, read_document
+
+Kind = Literal["map", "video", "tokens", "map + signal", "map + state", "pool"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Row:
     """A mechanism of the catalogue.
 
     Attributes:
         module: the class, constructed as `module(channels, *, rngs, **arguments)`.
-        family: the room of mechanisms/ that it lives in.
-        paper: title, year and arXiv id.
-        kind: the layout it takes: "map" for (*b h w c) in and out.
         arguments: what the name fixes, so that a variant is a row and not a class.
+        kind: what it takes, and gives in the same layout: "map" (*b h w c), "video" (*b t h w c) or "tokens" (*b n c);
+            "map + signal" and "map + state" take a second argument, and "pool" gives another layout.
     """
 
     module: Callable[..., nnx.Module]
-    family: str
-    paper: str
-    kind: str
-    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    kind: Kind = "map"
+
+    @property
+    def family(self) -> str:
+        """The room of mechanisms/."""
+        return self.module.__module__.split(".")[-2]
+
+    @property
+    def document(self) -> Document:
+        """What its file says about it."""
+        return read_document(sys.modules[self.module.__module__].__doc__)
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """Its arguments beside the channels and the generators, with what they are if nobody says; the fixed ones."""
+        parameters = inspect.signature(self.module.__init__).parameters
+        given = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
+        return {**given, **self.arguments}
+
+    @property
+    def required(self) -> set[str]:
+        """The arguments that have no default and that the name leaves open, beside the channels and the generators."""
+        parameters = inspect.signature(self.module.__init__).parameters
+        without_default = {name for name, p in parameters.items() if p.default is inspect.Parameter.empty}
+        return without_default - self.arguments.keys() - {"self", "channels", "rngs"}
+
+    @property
+    def drop_in(self) -> bool:
+        """Whether `create_attention(name, channels, rngs=rngs)` gives a Module from any map to a map of its shape."""
+        return self.kind == "map" and not self.required
 
 
 CATALOG: Mapping[str, Row] = MappingProxyType(
     {
-        "article": Row(nn.Article, "article", "the article, sections 3.1 to 3.3", "map"),
-        "article_gate": Row(nn.ArticleGate, "article", "the article, section 4", "map"),
+        "article": Row(nn.Article),
+        "article_gate": Row(nn.ArticleGate),
+        "se": Row(nn.SqueezeExcite),
     }
 )
 
 
-def list_attentions() -> list[str]:
+def list_attentions(family: str | None = None, *, drop_in: bool | None = None) -> list[str]:
     """The names of the catalogue.
 
-    >>> list_attentions()
+    Args:
+        family: only those of this room: article, channel, spatial, channel_spatial, branch, temporal,
+            spatial_temporal.
+        drop_in: only those that `create_attention(name, channels, rngs=rngs)` makes fit for any map, or only the
+            others.
+
+    Raises:
+        UnknownNameError: no mechanism is of that family; the close ones are listed.
+
+    >>> list_attentions("article", drop_in=True)
     ['article', 'article_gate']
     """
-    return sorted(CATALOG)
+    families = {row.family for row in CATALOG.values()}
+    if family is not None and family not in families:
+        raise UnknownNameError("family", family, families)
+    return sorted(
+        name for name, row in CATALOG.items() if family in (None, row.family) and drop_in in (None, row.drop_in)
+    )
 
 
 def create_attention(name: str, channels: int, *, rngs: nnx.Rngs, **hyperparameters) -> nnx.Module:
@@ -58,16 +109,73 @@ def create_attention(name: str, channels: int, *, rngs: nnx.Rngs, **hyperparamet
 
     Raises:
         UnknownNameError: the name or a hyperparameter does not exist; the close ones are listed.
-        InputError: a hyperparameter is out of range, or fixed by the name.
+        InputError: a hyperparameter is out of range, missing, or fixed by the name.
 
     >>> gate = create_attention("article_gate", 64, reduction=4, rngs=nnx.Rngs(0))
     >>> gate.reduce.out_features
     16
     """
-    if name not in CATALOG:
-        raise UnknownNameError("attention", name, CATALOG)
-    row = CATALOG[name]
+    row = _row(name)
     check_arguments(name, row.module, hyperparameters)
     for argument in row.arguments.keys() & hyperparameters.keys():
         raise InputError(f"{argument} of attention {name!r} is fixed to {row.arguments[argument]!r}.")
+    missing = row.required - hyperparameters.keys()
+    check(not missing, f"attention {name!r} needs {', '.join(sorted(missing))}, got none.")
     return row.module(channels, **row.arguments, **hyperparameters, rngs=rngs)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a name of the catalogue stands for.
+
+    Attributes:
+        name: it.
+        family: the room of mechanisms/.
+        kind: what it takes, as `Row` says.
+        drop_in: whether it fits any map, given the channels alone.
+        document: title, equation, description, deviations, known errors of others, source.
+        defaults: its arguments, and what they are if nobody says.
+        cost: parameters and multiply-adds, if a shape was given.
+    """
+
+    name: str
+    family: str
+    kind: Kind
+    drop_in: bool
+    document: Document
+    defaults: Mapping[str, Any]
+    cost: Cost | None
+
+
+def describe_attention(name: str, shape: tuple[int, ...] | None = None, **hyperparameters) -> Description:
+    """What that name stands for, and what it costs by its formulas: nothing is computed, no parameter allocated.
+
+    Args:
+        name: one of `list_attentions()`.
+        shape: of one example of its (first) input, channels last, to know the cost.
+        **hyperparameters: the arguments of the mechanism's class, to know the cost.
+
+    Raises:
+        UnknownNameError: the name or a hyperparameter does not exist; the close ones are listed.
+        InputError: a hyperparameter is out of range, missing, or fixed by the name, or given without a shape.
+
+    >>> described = describe_attention("article_gate", (28, 28, 64))
+    >>> described.family, described.cost
+    ('article', Cost(parameters=1096, multiply_adds=802816))
+    >>> print(described.document.equation)
+    m = relu(W_2 sigmoid(W_1 x + b_1) + b_2)
+    y = x · m
+    """
+    row = _row(name)
+    check(shape is not None or not hyperparameters, "a shape is needed with hyperparameters, got None.")
+    cost = None
+    if shape is not None:
+        module = nnx.eval_shape(lambda: create_attention(name, shape[-1], rngs=nnx.Rngs(0), **hyperparameters))
+        cost = module.cost(tuple(shape))
+    return Description(name, row.family, row.kind, row.drop_in, row.document, row.defaults, cost)
+
+
+def _row(name):
+    if name not in CATALOG:
+        raise UnknownNameError("attention", name, CATALOG)
+    return CATALOG[name]

@@ -15,7 +15,7 @@ ROOMS = ("data", "explain", "functional", "models", "nn", "ops", "runs", "tasks"
 
 def mechanism_files():
     for found in pkgutil.walk_packages(mechanisms.__path__, "attn_flax.mechanisms."):
-        if not found.ispkg and found.name != "attn_flax.mechanisms.layout":
+        if not found.ispkg and found.name.count(".") == 3:
             yield importlib.import_module(found.name)
 
 

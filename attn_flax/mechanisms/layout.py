@@ -15,6 +15,12 @@ def check_channels(x: Array, channels: int) -> None:
     )
 
 
+def check_map(x: Array, channels: int) -> None:
+    """Raises InputError unless x is a map (*b, h, w, channels)."""
+    check_channels(x, channels)
+    check(x.ndim >= 3, f"x must be a map (*b, h, w, {channels}), got shape {x.shape}.")
+
+
 def flatten_positions(x: Float[Array, "*s c"], num_spatial_dims: int) -> Float[Array, "*b n c"]:
     """Lays the axes of positions before the channels out as one, in row-major order.
 
@@ -29,6 +35,20 @@ def flatten_positions(x: Float[Array, "*s c"], num_spatial_dims: int) -> Float[A
     return x.reshape(*batch_and_positions[: x.ndim - 1 - num_spatial_dims], -1, c)
 
 
-def promote(x: Float[Array, "*s"], linear: nnx.Linear) -> Float[Array, "*s"]:
-    """x in the type that `linear` computes in: its `dtype`, or where that is None the wider of input and parameters."""
-    return x.astype(linear.dtype or jnp.result_type(x, linear.param_dtype))
+def promote(x: Float[Array, "*s"], layer: nnx.Module) -> Float[Array, "*s"]:
+    """x in the type that a layer computes in: its `dtype`, or where that is None the wider of x and `param_dtype`."""
+    return x.astype(layer.dtype or jnp.result_type(x, layer.param_dtype))
+
+
+def reduced(channels: int, reduction: int, *, at_least: int = 1) -> int:
+    """⌊channels / reduction⌋, the width of a bottleneck, but not below a floor.
+
+    Raises:
+        InputError: channels or a reduction below 1.
+
+    >>> reduced(64, 16), reduced(8, 16), reduced(64, 16, at_least=8)
+    (4, 1, 8)
+    """
+    check(channels >= 1, f"channels must be at least 1, got {channels}.")
+    check(reduction >= 1, f"reduction must be at least 1, got {reduction}.")
+    return max(channels // reduction, at_least)

@@ -21,6 +21,7 @@ from attn_flax.ops.relative_position import (
     resize_relative_position_table,
 )
 from attn_flax.ops.scores import attend, dot_product_scores
+from attn_flax.ops.statistics import average, group_normalize, mean_and_variance
 from attn_flax.ops.sum_attention import sum_attention
 from attn_flax.ops.windows import (
     cyclic_shift,
@@ -37,6 +38,7 @@ __all__ = [
     "adaptive_average_pool",
     "at_least_float32",
     "attend",
+    "average",
     "cross_covariance_attention",
     "cross_covariance_weights",
     "cyclic_shift",
@@ -49,10 +51,12 @@ __all__ = [
     "elu_plus_one",
     "grid_merge",
     "grid_partition",
+    "group_normalize",
     "guarded_reciprocal",
     "halo_blocks",
     "halo_mask",
     "linear_attention",
+    "mean_and_variance",
     "neighborhood_attention",
     "neighborhood_attention_weights",
     "relative_position_bias",

@@ -225,7 +225,7 @@ def test_what_is_chosen_on_a_cpu_is_both_forms(dtype):
     assert attend.lower(q, k, v).compile().memory_analysis().temp_size_in_bytes < map_size
 
 
-@pytest.mark.parametrize("implementation", [None, "blockwise"])
+@pytest.mark.parametrize("implementation", [None, "blockwise", "xla"])
 @pytest.mark.parametrize("broadcast", ["q", "k", "v", "cotangent"])
 def test_operands_that_are_broadcasts(implementation, broadcast):
     """XLA 0.12 gets products with a broadcast operand wrong; a mean over tokens has a broadcast cotangent."""

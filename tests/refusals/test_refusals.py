@@ -150,7 +150,7 @@ def test_it_is_refused(case):
 
 
 def test_what_a_name_fixes_cannot_be_given(monkeypatch):
-    row = catalog.Row(nn.ArticleGate, "article", "the article", "map", {"reduction": 2})
+    row = catalog.Row(nn.ArticleGate, {"reduction": 2})
     monkeypatch.setattr(catalog, "CATALOG", {"narrow_gate": row})
     assert catalog.create_attention("narrow_gate", 8, rngs=RNGS).reduce.out_features == 4
     with pytest.raises(InputError, match="reduction of attention 'narrow_gate' is fixed to 2"):

@@ -14,6 +14,7 @@ plain sum about half of the denominators are negative on random input and the we
 Source: the article's sections 3.1 to 3.3; the README lists what it leaves open and what is done here.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Literal, get_args
@@ -25,6 +26,7 @@ from jaxtyping import Array, Float
 
 from attn_flax import ops
 from attn_flax.checks import check
+from attn_flax.mechanisms.cost import Cost
 from attn_flax.mechanisms.layout import check_channels, flatten_positions, promote
 
 Normalizer = Literal["softmax", "sum"]
@@ -132,6 +134,13 @@ class Article(nnx.Module):
         else:
             out = article_attention(self._positions(x), self.weigh, residual=self.residual)
         return out.reshape(x.shape)
+
+    def cost(self, shape: tuple[int, ...]) -> Cost:
+        """For an example (*s, c)."""
+        *positions, c = shape
+        n = math.prod(positions)
+        products = n * n * c if self.normalizer == "softmax" else min(n * n * c, n * c * c)
+        return Cost(c * c + c, n * c * c + 2 * products)
 
     def _positions(self, x):
         check_channels(x, self.weigh.in_features)

@@ -5,13 +5,14 @@
 
 with W_1 from c to c/8 channels and W_2 back, both 1×1 convolutions, which act on every position alone.
 
-Differs from the article: its listing multiplies sigmoid(conv1(x)), of c/8 channels, with conv2(x), of c channels, and
-gives conv2 an input of the wrong width, so it cannot run. Here conv2 takes the output of the sigmoid, the reading that
-fits the two layers' widths.
+Differs from the paper: the article's listing multiplies sigmoid(conv1(x)), of c/8 channels, with conv2(x), of c
+channels, and gives conv2 an input of the wrong width, so it cannot run. Here conv2 takes the output of the sigmoid, the
+reading that fits the two layers' widths.
 
 Source: the article's section 4.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -21,6 +22,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from attn_flax.checks import check
+from attn_flax.mechanisms.cost import Cost
 from attn_flax.mechanisms.layout import check_channels, promote
 
 
@@ -87,3 +89,9 @@ class ArticleGate(nnx.Module):
     def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
         """y, in the layout of x."""
         return promote(x, self.reduce) * self.attention_map(x)
+
+    def cost(self, shape: tuple[int, ...]) -> Cost:
+        """For an example (*s, c)."""
+        *positions, c = shape
+        inner = self.reduce.out_features
+        return Cost(2 * c * inner + inner + c, math.prod(positions) * 2 * c * inner)

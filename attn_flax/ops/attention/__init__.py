@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from attn_flax.checks import check, check_same_size
 from attn_flax.ops.attention import blockwise, cpu, direct, kernels
-from attn_flax.ops.attention.operands import Operands, Rule, arrange, disarrange, group_heads, map_bytes
+from attn_flax.ops.attention.operands import Operands, Rule, arrange, disarrange, group_heads, map_bytes, materialized
 from attn_flax.ops.scores import check_map_fits
 
 Implementation = Literal["xla", "blockwise", "cudnn", "pallas"]
@@ -87,7 +87,7 @@ def dot_product_attention(
         f"implementation must be one of {', '.join(get_args(Implementation))} or None, got {implementation!r}.",
     )
     dtype = jnp.result_type(q, k, v)
-    x = kernels.Arrays(*(a.astype(dtype) for a in (q, k, v)), bias, mask)
+    x = kernels.Arrays(*(materialized(a.astype(dtype)) for a in (q, k, v)), bias, mask)
     rule = Rule(_scale(scale, q), is_causal, float(dropout_rate))
     chosen = _chosen(x, rule, implementation)
     if chosen in KERNELS:
@@ -123,9 +123,8 @@ def dot_product_attention_weights(
     _check_arrays(q, k, k, bias, mask)
     dtype = jnp.result_type(q, k)
     check_map_fits(q.shape[-3], k.shape[-3], dtype)
-    alpha = direct.weights(
-        arrange(q.astype(dtype), k.astype(dtype), k, bias, mask), Rule(_scale(scale, q), is_causal, 0.0)
-    )
+    q, k = (materialized(a.astype(dtype)) for a in (q, k))
+    alpha = direct.weights(arrange(q, k, k, bias, mask), Rule(_scale(scale, q), is_causal, 0.0))
     return alpha.reshape(*q.shape[:-3], -1, *alpha.shape[-2:]).astype(dtype)
 
 

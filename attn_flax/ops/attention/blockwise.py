@@ -47,12 +47,11 @@ def attend(x: Operands, dropout_key: jax.Array | None, rule: Rule) -> jax.Array:
         dropout_key: for dropout.
         rule: what becomes of the scores.
     """
-    return _attend(materialized(x), dropout_key, rule)[0].astype(x.v.dtype)
+    return _attend(x, dropout_key, rule)[0].astype(x.v.dtype)
 
 
 def attend_and_keep(x: Operands, dropout_key: jax.Array | None, rule: Rule) -> tuple[jax.Array, tuple]:
     """The output, and what `pull_back` needs."""
-    x = materialized(x)
     o, logsumexp = _attend(x, dropout_key, rule)
     return o.astype(x.v.dtype), (x, dropout_key, o, logsumexp)
 

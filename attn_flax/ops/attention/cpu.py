@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from attn_flax.ops.attention import blockwise, direct
-from attn_flax.ops.attention.operands import Operands, Rule, map_bytes, materialized
+from attn_flax.ops.attention.operands import Operands, Rule, map_bytes
 from attn_flax.ops.scores import MAX_MAP_BYTES
 
 FUSING_JAX = (0, 12)
@@ -19,7 +19,7 @@ def attend(x: Operands, dropout_key: jax.Array | None, rule: Rule) -> jax.Array:
     if not _is_fused(x, rule):
         return blockwise.attend(x, dropout_key, rule)
     tokens = x.k.ndim - 3
-    heads_first = (jnp.moveaxis(a, tokens, -2) for a in materialized(x[:3]))
+    heads_first = (jnp.moveaxis(a, tokens, -2) for a in x[:3])
     return jnp.moveaxis(direct.attend(Operands(*heads_first, None, None), None, rule), -2, tokens)
 
 

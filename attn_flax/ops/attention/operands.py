@@ -6,7 +6,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.extend.random import threefry_2x32
-from jaxtyping import PyTree
 
 from attn_flax.ops.precision import at_least_float32
 
@@ -44,12 +43,13 @@ class Rule:
     dropout_rate: float
 
 
-def materialized(arrays: PyTree) -> PyTree:
-    """The arrays as they are in memory, none of them a broadcast that XLA may take into a product.
+def materialized(x: jax.Array) -> jax.Array:
+    """x as it is in memory, and not as a broadcast that XLA may take into a product.
 
-    XLA's CPU backend computes some products with such operands wrongly (jax 0.12).
+    From jax 0.12 on XLA's CPU backend gets a product with a broadcast operand wrong if it fuses it with a reduction,
+    such as the maximum of a softmax.
     """
-    return jax.lax.optimization_barrier(arrays)
+    return jax.lax.optimization_barrier(x)
 
 
 def map_bytes(q: jax.Array, keys: int) -> int:

@@ -1,0 +1,1 @@
+"""Attention over branches: which of several transforms."""

@@ -1,0 +1,1 @@
+"""Attention over channels: what to look at."""

@@ -1,0 +1,143 @@
+"""Layers that several mechanisms are made of."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from attn_flax import ops
+from attn_flax.mechanisms.cost import Cost
+
+
+class DepthwiseConv(nnx.Module):
+    """A depthwise convolution by `ops.depthwise_conv`: a window for each channel.
+
+    Parameters: the window's size times c, and c with a bias.
+
+    Args:
+        channels: c.
+        window: its sizes, one for each spatial axis.
+        dilation: steps between its taps, one for each axis; 1 by default.
+        use_bias: whether a bias is added.
+        dtype: the type to compute in; by default that of input and parameters together.
+        param_dtype: the type of the parameters.
+        rngs: the source of the initial parameters.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        window: tuple[int, ...],
+        *,
+        dilation: tuple[int, ...] | None = None,
+        use_bias: bool = True,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        initialize = nnx.initializers.variance_scaling(
+            1.0, "fan_in", "truncated_normal", in_axis=range(len(window)), out_axis=(), batch_axis=(-1,)
+        )
+        self.kernel = nnx.Param(initialize(rngs.params(), (*window, channels), param_dtype))
+        self.bias = nnx.data(nnx.Param(jnp.zeros(channels, param_dtype)) if use_bias else None)
+        self.dilation = dilation
+        self.dtype = dtype
+        self.param_dtype = param_dtype
+
+    def __call__(self, x: Float[Array, "*s c"]) -> Float[Array, "*s c"]:
+        """The map of the same size, zeros around it."""
+        dtype = self.dtype or jnp.result_type(x, self.param_dtype)
+        y = ops.depthwise_conv(x.astype(dtype), self.kernel[...].astype(dtype), dilation=self.dilation)
+        return y if self.bias is None else y + self.bias[...].astype(dtype)
+
+    def cost(self, n: int) -> Cost:
+        """For n positions."""
+        *window, channels = self.kernel.shape
+        taps = math.prod(window)
+        return Cost(taps * channels + (0 if self.bias is None else channels), n * taps * channels)
+
+
+class GroupNorm(nnx.Module):
+    """`ops.group_normalize`, scaled and shifted by channel; unlike nnx.GroupNorm for any batch axes.
+
+    Parameters: 2c.
+
+    Args:
+        channels: c.
+        groups: into which the channels are divided.
+        epsilon: added to the variance.
+        dtype: the type to compute in; by default that of input and parameters together.
+        param_dtype: the type of the parameters.
+        rngs: taken as by all layers; nothing is random here.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        groups: int,
+        *,
+        epsilon: float = 1e-5,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.scale = nnx.Param(jnp.ones(channels, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(channels, param_dtype))
+        self.groups = groups
+        self.epsilon = epsilon
+        self.dtype = dtype
+        self.param_dtype = param_dtype
+
+    def __call__(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b h w c"]:
+        """The map normalised."""
+        dtype = self.dtype or jnp.result_type(x, self.param_dtype)
+        normalized = ops.group_normalize(x.astype(dtype), self.groups, epsilon=self.epsilon)
+        return normalized * self.scale[...].astype(dtype) + self.bias[...].astype(dtype)
+
+
+class Perceptron(nnx.Module):
+    """W_2 f(W_1 x + b_1) + b_2, on vectors or as two 1×1 convolutions.
+
+    Parameters: hidden·(c_in + c_out), and hidden + c_out with biases.
+
+    Args:
+        in_features: c_in.
+        hidden: the features between the layers.
+        out_features: c_out, by default c_in.
+        activation: f.
+        use_bias: whether the layers have biases.
+        dtype: the type to compute in; by default that of input and parameters together.
+        param_dtype: the type of the parameters.
+        rngs: the source of the initial parameters.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: int,
+        out_features: int | None = None,
+        *,
+        activation: Callable[[Array], Array] = jax.nn.relu,
+        use_bias: bool = True,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        layer = {"use_bias": use_bias, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.reduce = nnx.Linear(in_features, hidden, **layer)
+        self.expand = nnx.Linear(hidden, in_features if out_features is None else out_features, **layer)
+        self.activation = activation
+
+    def __call__(self, x: Float[Array, "*s c"]) -> Float[Array, "*s d"]:
+        """The features on the last axis mapped."""
+        return self.expand(self.activation(self.reduce(x)))
+
+    def cost(self, n: int) -> Cost:
+        """For n vectors."""
+        c_in, hidden, c_out = self.reduce.in_features, self.reduce.out_features, self.expand.out_features
+        biases = hidden + c_out if self.reduce.use_bias else 0
+        return Cost(hidden * (c_in + c_out) + biases, n * hidden * (c_in + c_out))

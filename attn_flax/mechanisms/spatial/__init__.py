@@ -1,0 +1,1 @@
+"""Attention over positions: where to look."""

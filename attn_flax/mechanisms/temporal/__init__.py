@@ -1,0 +1,1 @@
+"""Attention over time: when to look."""

@@ -66,6 +66,7 @@ def test_pytorch_takes_its_turns(console):
     assert list(epoch["seconds"]) == ["attn_flax", "torch"]
 
 
+@pytest.mark.full
 def test_mechanisms_and_models_by_name(console):
     config = Config(
         mechanisms=("article_gate",),

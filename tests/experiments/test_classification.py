@@ -38,7 +38,7 @@ def run(config):
     return main(config, Console(file=out, width=200)), out.getvalue()
 
 
-@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+@pytest.mark.parametrize("parallel", ["jit", pytest.param("pmap", marks=pytest.mark.full)])
 def test_a_run_learns_and_leaves_everything_behind(folder, tmp_path, parallel):
     config = configured(folder, tmp_path / "run", "--parallel", parallel, "--optimizer.ema-decay", "0.5")
     result, shown = run(config)

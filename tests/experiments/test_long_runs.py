@@ -165,7 +165,7 @@ def test_a_vanished_folder_is_one_screen(folder, tmp_path):
     assert "Traceback" not in complaints
 
 
-@pytest.mark.parametrize("victim", [1, 0])
+@pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.full)])
 def test_a_killed_peer_ends_the_survivor_soon_with_a_state_to_go_on_from(folder, tmp_path, victim):
     run = tmp_path / "run"
     with socket.socket() as free:
@@ -192,6 +192,7 @@ def test_a_killed_peer_ends_the_survivor_soon_with_a_state_to_go_on_from(folder,
     assert re.search(r"going on after step (\d+) of", shown)[1] == str(step)
 
 
+@pytest.mark.full
 def test_a_small_campaign_of_kills(tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "")
     result = chaos.main(chaos.Config(kills=3, seed=5, epochs=2, workers=2, folder=tmp_path))

@@ -192,6 +192,7 @@ def test_bfloat16_is_summed_in_float32():
     np.testing.assert_allclose(np.float64(alpha), weights, rtol=2**-7)
 
 
+@pytest.mark.full
 def test_a_row_of_many_tiles_is_taken_in_several_steps(monkeypatch):
     monkeypatch.setattr(neighborhood, "TILES_AT_ONCE", 2)
     for size, window, dilation in [((83,), (5,), (1,)), ((7, 33), (3, 5), (1, 1)), ((5, 71), (3, 5), (1, 2))]:

@@ -24,7 +24,7 @@ TOLERANCE = {"float64": 1e-9, "float32": 1e-5}
 BATCH = 16
 
 
-@pytest.fixture(params=["float64", "float32"])
+@pytest.fixture(params=["float64", pytest.param("float32", marks=pytest.mark.full)])
 def dtype(request):
     with jax.enable_x64(request.param == "float64"):
         yield request.param
@@ -72,7 +72,7 @@ def wide_trained(how, devices, fsdp, dtype):
     return run(parallelize(a_task, how, jax.devices()[:devices], fsdp=fsdp), a_task.init(jax.random.key(3)))
 
 
-@pytest.mark.parametrize("fsdp", [1, 2, 8])
+@pytest.mark.parametrize("fsdp", [2, *(pytest.param(n, marks=pytest.mark.full) for n in (1, 8))])
 def test_a_spread_state_agrees_with_one_device_dropout_on(fsdp, dtype):
     """The meshes 8×1, 4×2 and 1×8."""
     assert_equal_runs(wide_trained("jit", 1, None, dtype), wide_trained("fsdp", 8, fsdp, dtype), dtype)
@@ -113,7 +113,15 @@ def test_a_spread_state_takes_its_share_of_each_device(data, fsdp):
     assert abs(taken - held - batch_bytes) < 1024  # alignment, and the random key
 
 
-@pytest.mark.parametrize(("how", "fsdp"), [("jit", None), ("fsdp", 2), ("fsdp", 8), ("pmap", None)])
+@pytest.mark.parametrize(
+    ("how", "fsdp"),
+    [
+        ("fsdp", 2),
+        ("pmap", None),
+        pytest.param("jit", None, marks=pytest.mark.full),
+        pytest.param("fsdp", 8, marks=pytest.mark.full),
+    ],
+)
 def test_two_processes_agree_with_one_device_and_save_for_it(tmp_path, how, fsdp):
     reference = ("pmap", 8) if how == "pmap" else ("jit", 1)  # pmap's devices draw other numbers
     outputs = in_two_processes("tests.training.two_processes", how, fsdp or 0, "float32", tmp_path / "checkpoints")

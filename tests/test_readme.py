@@ -19,11 +19,11 @@ def test_there_are_examples():
     assert len(blocks("bash")) >= 2
 
 
-@pytest.mark.parametrize(
-    ("page", "code"), [(page.name, code) for page in PAGES for code in blocks("python", page.read_text())]
-)
-def test_python_runs(page, code):
-    exec(compile(code, page, "exec"), {})
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_runs_from_top_to_bottom(page):
+    names = {}
+    for code in blocks("python", page.read_text()):
+        exec(compile(code, page.name, "exec"), names)
 
 
 def test_ci_runs_the_test_command_as_it_stands():

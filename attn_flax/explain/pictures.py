@@ -6,6 +6,7 @@ are perceptually even and safe for colour-blind eyes.
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import IO
 
 import jax
 import numpy as np
@@ -24,7 +25,7 @@ OPACITY = 0.55
 def draw_attention_maps(
     images: ArrayLike,
     maps: Mapping[str, PyTree],
-    path: str | os.PathLike,
+    path: str | os.PathLike | IO[bytes],
     *,
     mean: ArrayLike | Sequence[float] | None = None,
     std: ArrayLike | Sequence[float] | None = None,
@@ -37,7 +38,7 @@ def draw_attention_maps(
             `std`.
         maps: those of `attention_maps` for the same images. `layouts.read_map` says which layouts have a picture; the
             others leave a note in their place. A column has one scale of colours, from the 2nd to the 98th percentile.
-        path: of the PNG file.
+        path: of the PNG file, or an open one.
         mean: what was subtracted from the images, for each channel or for all.
         std: what they were divided by.
         overlay: whether maps lie, translucent, over their input.

@@ -21,7 +21,7 @@ import importlib
 
 from attn_flax.version import __version__
 
-_ROOMS = ("data", "explain", "functional", "models", "nn", "ops", "runs", "tasks", "training")
+_ROOMS = ("data", "explain", "functional", "interop", "models", "nn", "ops", "runs", "tasks", "training")
 _HOMES = {
     "InputError": "checks",
     "create_attention": "catalog",

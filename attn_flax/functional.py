@@ -2,14 +2,273 @@
 
 from attn_flax.mechanisms.article.article import article_attention, article_sum_attention, article_weights
 from attn_flax.mechanisms.article.gate import article_gate, article_gate_weights
+from attn_flax.mechanisms.branch.acmix import acmix_attention, acmix_attention_weights, acmix_convolution, shifts
+from attn_flax.mechanisms.branch.condconv import check_experts, condconv, condconv_weights, cost_of_experts
+from attn_flax.mechanisms.branch.dynamic_conv import dynamic_conv, dynamic_conv_weights
+from attn_flax.mechanisms.branch.highway import highway, highway_weights
+from attn_flax.mechanisms.branch.sk import sk, sk_weights
+from attn_flax.mechanisms.branch.split_attention import split_attention, split_attention_weights
+from attn_flax.mechanisms.channel.channel_attn_davit import channel_group_attention, channel_group_attention_weights
+from attn_flax.mechanisms.channel.dia import dia, dia_state
+from attn_flax.mechanisms.channel.eca import eca, eca_weights, nearest_odd
+from attn_flax.mechanisms.channel.enc import enc, enc_assignment, enc_codes, enc_weights
+from attn_flax.mechanisms.channel.ese import ese, ese_weights
+from attn_flax.mechanisms.channel.fca import cosine_basis, fca, fca_weights
+from attn_flax.mechanisms.channel.gct import gct, gct_weights
+from attn_flax.mechanisms.channel.ge import gather_averages, ge, ge_weights, interpolate_nearest
+from attn_flax.mechanisms.channel.grn import grn, grn_weights
+from attn_flax.mechanisms.channel.gsop import gsop, gsop_weights
+from attn_flax.mechanisms.channel.rca import rca, rca_weights
 from attn_flax.mechanisms.channel.se import se, se_weights
+from attn_flax.mechanisms.channel.soca import covariance, matrix_sqrt, soca, soca_weights
+from attn_flax.mechanisms.channel.srm import srm, srm_weights
+from attn_flax.mechanisms.channel_spatial.bam import bam, bam_weights
+from attn_flax.mechanisms.channel_spatial.cbam import cbam, cbam_channel_weights, cbam_spatial_weights
+from attn_flax.mechanisms.channel_spatial.coord import coord, coord_weights, strip_averages
+from attn_flax.mechanisms.channel_spatial.danet import danet_channel, danet_channel_weights
+from attn_flax.mechanisms.channel_spatial.ela import ela, ela_weights
+from attn_flax.mechanisms.channel_spatial.polarized import (
+    polarized,
+    polarized_channel_weights,
+    polarized_spatial_weights,
+    softmax_of_query,
+    softmax_of_scores,
+    softmax_of_values,
+)
+from attn_flax.mechanisms.channel_spatial.psa_pyramid import psa_pyramid, psa_pyramid_weights
+from attn_flax.mechanisms.channel_spatial.residual_attention_net import (
+    hourglass,
+    residual_attention_net,
+    residual_attention_net_weights,
+    stretch,
+)
+from attn_flax.mechanisms.channel_spatial.scconv import bilinear, block_average, nearest, scconv, scconv_weights
+from attn_flax.mechanisms.channel_spatial.scse import scse, scse_spatial_weights
+from attn_flax.mechanisms.channel_spatial.sge import sge, sge_weights
+from attn_flax.mechanisms.channel_spatial.shuffle_attention import shuffle_attention, shuffle_attention_weights
+from attn_flax.mechanisms.channel_spatial.simam import simam, simam_weights
+from attn_flax.mechanisms.channel_spatial.simple_coord import simple_coord, simple_coord_weights
+from attn_flax.mechanisms.channel_spatial.strip import strip, strip_weights
+from attn_flax.mechanisms.channel_spatial.strip_pooling import (
+    mixed_pooling,
+    mixed_pooling_context,
+    pyramid_context,
+    strip_context,
+    strip_pooling,
+    strip_pooling_weights,
+)
+from attn_flax.mechanisms.channel_spatial.triplet import triplet, triplet_weights, z_pool
+from attn_flax.mechanisms.spatial.aa_conv import aa_conv, aa_conv_attention, aa_conv_attention_weights
+from attn_flax.mechanisms.spatial.attention_gate import attention_gate, attention_gate_weights
+from attn_flax.mechanisms.spatial.axial import axial_attention, axial_attention_weights
+from attn_flax.mechanisms.spatial.bat import bat, bat_weights
+from attn_flax.mechanisms.spatial.criss_cross import criss_cross, criss_cross_weights
+from attn_flax.mechanisms.spatial.double_attention import double_attention, double_attention_weights
+from attn_flax.mechanisms.spatial.emanet import (
+    emanet_attention,
+    emanet_attention_weights,
+    expectation_maximization,
+    unit_bases,
+)
+from attn_flax.mechanisms.spatial.external_attention import external_attention, external_attention_weights
+from attn_flax.mechanisms.spatial.focal_modulation import focal_modulation, focal_modulation_weights
+from attn_flax.mechanisms.spatial.gcnet import gcnet, gcnet_weights
+from attn_flax.mechanisms.spatial.global_filter import global_filter, global_filter_kernel
+from attn_flax.mechanisms.spatial.gnconv import gnconv
+from attn_flax.mechanisms.spatial.hamburger import hamburger, hamburger_factors, hamburger_weights
+from attn_flax.mechanisms.spatial.involution import involution, involution_weights
+from attn_flax.mechanisms.spatial.lka import lka, lka_weights
+from attn_flax.mechanisms.spatial.non_local import non_local, non_local_weights
+from attn_flax.mechanisms.spatial.poolformer import poolformer, poolformer_weights
+from attn_flax.mechanisms.spatial.sagan import sagan, sagan_weights
+from attn_flax.mechanisms.spatial.self_attention_2d import self_attention_2d, self_attention_2d_weights
+from attn_flax.mechanisms.spatial.sgu import sgu, sgu_weights
+from attn_flax.mechanisms.spatial.stn import bilinear_sample, stn, stn_grid
+from attn_flax.mechanisms.spatial.tokenlearner import (
+    tokenlearner,
+    tokenlearner_v11,
+    tokenlearner_v11_weights,
+    tokenlearner_weights,
+)
+from attn_flax.mechanisms.spatial_temporal.divided_st import divided_st_attention, divided_st_attention_with_class_token
+from attn_flax.mechanisms.spatial_temporal.dstt import dstt_attention, dstt_attention_weights
+from attn_flax.mechanisms.spatial_temporal.factorised_dot import (
+    factorised_dot_attention,
+    factorised_dot_attention_weights,
+)
+from attn_flax.mechanisms.temporal.gltr import gltr, gltr_pyramid, gltr_weights
+from attn_flax.mechanisms.temporal.tam import tam, tam_weights
+from attn_flax.mechanisms.temporal.temporal_mhsa import temporal_attention, temporal_attention_weights
 
 __all__ = [
+    "aa_conv",
+    "aa_conv_attention",
+    "aa_conv_attention_weights",
+    "acmix_attention",
+    "acmix_attention_weights",
+    "acmix_convolution",
     "article_attention",
     "article_gate",
     "article_gate_weights",
     "article_sum_attention",
     "article_weights",
+    "attention_gate",
+    "attention_gate_weights",
+    "axial_attention",
+    "axial_attention_weights",
+    "bam",
+    "bam_weights",
+    "bat",
+    "bat_weights",
+    "bilinear",
+    "bilinear_sample",
+    "block_average",
+    "cbam",
+    "cbam_channel_weights",
+    "cbam_spatial_weights",
+    "channel_group_attention",
+    "channel_group_attention_weights",
+    "check_experts",
+    "condconv",
+    "condconv_weights",
+    "coord",
+    "coord_weights",
+    "cosine_basis",
+    "cost_of_experts",
+    "covariance",
+    "criss_cross",
+    "criss_cross_weights",
+    "danet_channel",
+    "danet_channel_weights",
+    "dia",
+    "dia_state",
+    "divided_st_attention",
+    "divided_st_attention_with_class_token",
+    "double_attention",
+    "double_attention_weights",
+    "dstt_attention",
+    "dstt_attention_weights",
+    "dynamic_conv",
+    "dynamic_conv_weights",
+    "eca",
+    "eca_weights",
+    "ela",
+    "ela_weights",
+    "emanet_attention",
+    "emanet_attention_weights",
+    "enc",
+    "enc_assignment",
+    "enc_codes",
+    "enc_weights",
+    "ese",
+    "ese_weights",
+    "expectation_maximization",
+    "external_attention",
+    "external_attention_weights",
+    "factorised_dot_attention",
+    "factorised_dot_attention_weights",
+    "fca",
+    "fca_weights",
+    "focal_modulation",
+    "focal_modulation_weights",
+    "gather_averages",
+    "gcnet",
+    "gcnet_weights",
+    "gct",
+    "gct_weights",
+    "ge",
+    "ge_weights",
+    "global_filter",
+    "global_filter_kernel",
+    "gltr",
+    "gltr_pyramid",
+    "gltr_weights",
+    "gnconv",
+    "grn",
+    "grn_weights",
+    "gsop",
+    "gsop_weights",
+    "hamburger",
+    "hamburger_factors",
+    "hamburger_weights",
+    "highway",
+    "highway_weights",
+    "hourglass",
+    "interpolate_nearest",
+    "involution",
+    "involution_weights",
+    "lka",
+    "lka_weights",
+    "matrix_sqrt",
+    "mixed_pooling",
+    "mixed_pooling_context",
+    "nearest",
+    "nearest_odd",
+    "non_local",
+    "non_local_weights",
+    "polarized",
+    "polarized_channel_weights",
+    "polarized_spatial_weights",
+    "poolformer",
+    "poolformer_weights",
+    "psa_pyramid",
+    "psa_pyramid_weights",
+    "pyramid_context",
+    "rca",
+    "rca_weights",
+    "residual_attention_net",
+    "residual_attention_net_weights",
+    "sagan",
+    "sagan_weights",
+    "scconv",
+    "scconv_weights",
+    "scse",
+    "scse_spatial_weights",
     "se",
     "se_weights",
+    "self_attention_2d",
+    "self_attention_2d_weights",
+    "sge",
+    "sge_weights",
+    "sgu",
+    "sgu_weights",
+    "shifts",
+    "shuffle_attention",
+    "shuffle_attention_weights",
+    "simam",
+    "simam_weights",
+    "simple_coord",
+    "simple_coord_weights",
+    "sk",
+    "sk_weights",
+    "soca",
+    "soca_weights",
+    "softmax_of_query",
+    "softmax_of_scores",
+    "softmax_of_values",
+    "split_attention",
+    "split_attention_weights",
+    "srm",
+    "srm_weights",
+    "stn",
+    "stn_grid",
+    "stretch",
+    "strip",
+    "strip_averages",
+    "strip_context",
+    "strip_pooling",
+    "strip_pooling_weights",
+    "strip_weights",
+    "tam",
+    "tam_weights",
+    "temporal_attention",
+    "temporal_attention_weights",
+    "tokenlearner",
+    "tokenlearner_v11",
+    "tokenlearner_v11_weights",
+    "tokenlearner_weights",
+    "triplet",
+    "triplet_weights",
+    "unit_bases",
+    "z_pool",
 ]

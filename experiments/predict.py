@@ -2,9 +2,11 @@
 
     python -m experiments.predict RUN image.png photos/ 'more/*.jpg'
 
-Prints a line for each image, and writes its attention maps over it to RUN/predictions, or to `--out`.
+Prints a line for each image, and writes its maps over it to RUN/predictions, or to `--out`: what each mechanism attends
+to, which positions of its output speak for the class, and the rollout where there are maps among tokens.
 """
 
+import contextlib
 import dataclasses
 import glob
 from collections.abc import Iterator, Sequence
@@ -57,7 +59,7 @@ def main(config: Config, console: Console | None = None) -> list[dict[str, Any]]
         pixels = data.read_images(some, shape=(*run.data.size, run.data.channels), mean=run.data.mean, std=run.data.std)
         images = jnp.asarray(pixels)
         probabilities = np.asarray(jax.nn.softmax(_logits(run.model, images).astype(jnp.float32)))
-        maps = explain.attention_maps(run.model, images)
+        maps = _explained(run.model, images)
         for index, (file, row) in enumerate(zip(some, probabilities, strict=True)):
             picture = out / f"{len(predictions):04}-{file.stem}.png" if maps else None
             if picture:
@@ -96,6 +98,24 @@ def _expanded(name: str) -> Iterator[Path]:
     else:
         matches = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 Path.glob takes no absolute pattern
         yield from (Path(file) for file in matches if Path(file).is_file())
+
+
+def _explained(model, images):
+    """The maps of all attending Modules; where their outputs speak for the predicted class; the rollout of all maps."""
+    maps = explain.attention_maps(model, images)
+    drawn = dict(maps)
+    for path in maps:
+        with contextlib.suppress(InputError):  # a Module that is called twice, or gives no map
+            drawn[f"{path or 'network'} for the class"] = explain.attribution(model, images, at=path)
+    among_tokens = [weights for weights in maps.values() if _is_among_tokens(weights)]
+    if len({weights.shape for weights in among_tokens}) == 1:
+        drawn["rollout"] = explain.attention_rollout(among_tokens)
+    return drawn
+
+
+def _is_among_tokens(weights):
+    """Whether it is a map (b, n, n) or (b, k, n, n)."""
+    return isinstance(weights, jax.Array) and weights.ndim in (3, 4) and weights.shape[-1] == weights.shape[-2] > 1
 
 
 @nnx.jit

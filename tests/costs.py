@@ -21,7 +21,7 @@ def _of_jaxpr(jaxpr):
 def _of_equation(equation):
     name, params = equation.primitive.name, equation.params
     if name in CONTRACTIONS:
-        return _by_xla(equation.primitive, *(v.aval.update(weak_type=False) for v in equation.invars), **_plain(params))
+        return _by_xla(equation.primitive, *(v.aval.update(weak_type=False) for v in equation.invars), **params)
     if name == "cond":
         return max(_of_jaxpr(branch.jaxpr) for branch in params["branches"])
     times = params["length"] if name == "scan" else 1
@@ -34,15 +34,10 @@ def _jaxprs(value):
     return [value] if isinstance(value, core.Jaxpr) else []
 
 
-def _plain(params):
-    return {name: value for name, value in params.items() if name != "out_sharding"}
-
-
 def _by_xla(primitive, left, right, **params):
     if "padding" in params:
         left, params = _padded(left, **params)
-    bind = functools.partial(primitive.bind, **params, **({} if "padding" in params else {"out_sharding": None}))
-    flops = jax.jit(bind).lower(left, right).cost_analysis()["flops"]
+    flops = jax.jit(functools.partial(primitive.bind, **params)).lower(left, right).cost_analysis()["flops"]
     return round(flops) // 2 if math.isfinite(flops) else 0
 
 
@@ -51,7 +46,7 @@ def _padded(x, *, padding, dimension_numbers, lhs_dilation, **params):
     shape = list(x.shape)
     for axis, (low, high), dilation in zip(dimension_numbers.lhs_spec[2:], padding, lhs_dilation, strict=True):
         shape[axis] = (shape[axis] - 1) * dilation + 1 + low + high
-    none = [(0, 0)] * len(padding)
+    none = ((0, 0),) * len(padding)
     return jax.ShapeDtypeStruct(shape, x.dtype), {
         "padding": none,
         "dimension_numbers": dimension_numbers,

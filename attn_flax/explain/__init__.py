@@ -1,4 +1,4 @@
-"""What a network attends to: the attention maps out of any network, and pictures of a run.
+"""What a network attends to: the attention maps out of any network, attributions, and pictures of a run.
 
 The drawing functions, and matplotlib with them, are loaded when first used.
 """
@@ -8,6 +8,8 @@ import importlib
 from attn_flax.explain.maps import attention_maps
 
 _HOMES = {
+    "attention_rollout": "rollout",
+    "attribution": "grad_cam",
     "draw_attention_maps": "pictures",
     "draw_confusion_matrix": "charts",
     "draw_learning_curves": "charts",

@@ -37,7 +37,7 @@ def attention_maps(model: nnx.Module, *inputs, **kwinputs) -> dict[str, PyTree[A
     >>> {path: weights.shape for path, weights in maps.items()}
     {'attention': (2, 7, 5, 64)}
     """
-    network, recorder = nnx.clone(model), _Recorder()
+    network, recorder = nnx.clone(model), Recorder()
     network.eval()
     for path, module in list(nnx.iter_modules(network)):
         if hasattr(type(module), "attention_map"):
@@ -47,7 +47,7 @@ def attention_maps(model: nnx.Module, *inputs, **kwinputs) -> dict[str, PyTree[A
     return recorder.maps()
 
 
-class _Recorder:
+class Recorder:
     """The maps of one run of a network.
 
     Calls are numbered as Python meets them, because callbacks may arrive in another order; those of one traced call,

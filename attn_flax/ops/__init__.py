@@ -1,6 +1,7 @@
 """Fast primitives: pure JAX, arrays in, arrays out, the best form chosen inside."""
 
 from attn_flax.ops.attention import dot_product_attention, dot_product_attention_weights
+from attn_flax.ops.branches import branch_softmax, conv_by_example, conv_by_experts, fuse_branches, grouped_conv, mix
 from attn_flax.ops.depthwise import depthwise_conv
 from attn_flax.ops.linear_attention import (
     cross_covariance_attention,
@@ -39,6 +40,9 @@ __all__ = [
     "at_least_float32",
     "attend",
     "average",
+    "branch_softmax",
+    "conv_by_example",
+    "conv_by_experts",
     "cross_covariance_attention",
     "cross_covariance_weights",
     "cyclic_shift",
@@ -49,14 +53,17 @@ __all__ = [
     "dot_product_scores",
     "efficient_attention",
     "elu_plus_one",
+    "fuse_branches",
     "grid_merge",
     "grid_partition",
     "group_normalize",
+    "grouped_conv",
     "guarded_reciprocal",
     "halo_blocks",
     "halo_mask",
     "linear_attention",
     "mean_and_variance",
+    "mix",
     "neighborhood_attention",
     "neighborhood_attention_weights",
     "relative_position_bias",

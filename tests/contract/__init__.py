@@ -1,6 +1,16 @@
-"""What each mechanism promises, by the rooms of mechanisms/, for tests/test_contract.py."""
+"""What each mechanism promises, for tests/test_contract.py."""
 
-from tests.contract import article, channel
+from tests.contract import article, branch, channel, coordinate, mixers, non_local, second_order, spatial, video
 from tests.contract.case import Case
 
-CASES: dict[str, Case] = {**article.CASES, **channel.CASES}
+CASES: dict[str, Case] = {
+    **article.CASES,
+    **branch.CASES,
+    **channel.CASES,
+    **coordinate.CASES,
+    **mixers.CASES,
+    **non_local.CASES,
+    **second_order.CASES,
+    **spatial.CASES,
+    **video.CASES,
+}

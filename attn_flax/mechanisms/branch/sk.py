@@ -1,0 +1,165 @@
+"""Selective kernel.
+
+    U_m = relu(norm_m(conv_m(x)))
+    s = mean_hw(Σ_m U_m)
+    z = relu(norm(W_1 s))
+    a_m = softmax_m(W_2m z)
+    y = Σ_m a_m · U_m
+
+with conv_m in g groups and of growing reach, W_1 from c to max(c/r, L) features, and every W_2m back to c. Each channel
+chooses softly between the reaches, by what all channels see with all of them, and chooses the same at all positions.
+
+Differs from the paper: nothing. The convolutions are 3×3 with dilation (k - 1)/2 where k×k is meant; `dilated=False`
+makes them k×k. Where 32 groups do not divide the channels their greatest common divisor is the default. timm's
+form is `groups=1`, with a `hidden` of c/16 rounded to a multiple of 8, and with `split_input` its default, in which
+every branch sees its own part of the channels.
+
+Errors elsewhere: timm splits the input between the branches by default and has no floor L = 32, so that 64 channels are
+squeezed into 8; PytorchInsight has no floor either and pairs a 3×3 convolution without groups with one in groups;
+External-Attention-pytorch has kernels of 1, 3, 5 and 7 without groups, and neither norm nor relu before the softmax.
+
+Source: Li, Wang, Hu and Yang, "Selective Kernel Networks" (2019), arXiv:1903.06586; compared with the network
+definition of its authors.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from attn_flax import ops
+from attn_flax.checks import check
+from attn_flax.mechanisms.cost import Cost
+from attn_flax.mechanisms.layout import check_map, promote, reduced
+from attn_flax.ops.branches import branch_softmax, fuse_branches, grouped_conv
+
+
+def sk_weights(branches: Sequence[Float[Array, "*b h w c"]], select: Callable) -> Float[Array, "*b m c"]:
+    """a = softmax_m(select(mean_hw(Σ_m U_m))), for each channel a weight of each of the m branches.
+
+    Args:
+        branches: the maps U_m.
+        select: s -> W_2 relu(norm(W_1 s)), any callable from (*b, c) to (*b, m·c), those of a branch in a row.
+    """
+    scores = select(ops.average(sum(branches)))
+    return branch_softmax(scores.reshape(*scores.shape[:-1], len(branches), -1))
+
+
+def sk(branches: Sequence[Float[Array, "*b h w c"]], select: Callable) -> Float[Array, "*b h w c"]:
+    """y = Σ_m a_m · U_m, with the a of `sk_weights`.
+
+    >>> near, far = jnp.array([[[2.0, -4.0]]]), jnp.array([[[0.0, 8.0]]])
+    >>> sk([near, far], lambda s: jnp.zeros(4))  # no branch stands out: their mean
+    Array([[[1., 2.]]], dtype=float32)
+    """
+    return fuse_branches(branches, sk_weights(branches, select))
+
+
+class SelectiveKernel(nnx.Module):
+    """Selective kernels on maps of any size.
+
+    Parameters, of M branches: Σ k²·c²/g of the convolutions, c·hidden·(1 + M), and 2c·M + 2·hidden of the norms; with
+    `split_input` the convolutions have an M-th of theirs. Multiply-adds: those of the convolutions at each position,
+    and c·hidden·(1 + M).
+
+    Args:
+        channels: c.
+        kernel_sizes: the size k of each branch's window, odd.
+        dilated: whether a larger window than 3×3 is a dilated one of 3×3.
+        groups: g of each convolution; by default the greatest common divisor of 32 and the channels it sees.
+        reduction: r.
+        minimum: L, below which the features in the middle do not go.
+        hidden: these features, by default max(⌊c/r⌋, L).
+        split_input: whether each branch sees only its part of the channels.
+        dtype: the type to compute in; by default that of input and parameters together.
+        param_dtype: the type of the parameters.
+        rngs: the source of the initial parameters.
+
+    Raises:
+        InputError: a size below 1, an even window, no branch, channels that branches or groups do not divide, at
+            construction; an input that is no map of these channels at the call.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        kernel_sizes: Sequence[int] = (3, 5),
+        dilated: bool = True,
+        groups: int | None = None,
+        reduction: int = 16,
+        minimum: int = 32,
+        hidden: int | None = None,
+        split_input: bool = False,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        hidden = reduced(channels, reduction, at_least=minimum) if hidden is None else hidden
+        check(hidden >= 1, f"hidden must be at least 1, got {hidden}.")
+        check(
+            len(kernel_sizes) >= 1 and all(k >= 1 and k % 2 for k in kernel_sizes),
+            f"kernel_sizes must be odd, one for each branch, got {tuple(kernel_sizes)}.",
+        )
+        self.parts = len(kernel_sizes) if split_input else 1
+        check(
+            channels % self.parts == 0,
+            f"the {self.parts} branches must divide channels to split the input, got {channels}.",
+        )
+        groups = math.gcd(32, channels // self.parts) if groups is None else groups
+        check(
+            groups >= 1 and channels // self.parts % groups == 0,
+            f"groups must be at least 1 and divide the {channels // self.parts} channels of a branch, got {groups}.",
+        )
+        layer = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+
+        def conv(k):
+            size, dilation = (3, (k - 1) // 2) if dilated and k > 3 else (k, 1)
+            return nnx.Conv(
+                channels // self.parts,
+                channels,
+                (size, size),
+                kernel_dilation=dilation,
+                feature_group_count=groups,
+                use_bias=False,
+                conv_general_dilated=grouped_conv,
+                **layer,
+            )
+
+        def norm(features):
+            return nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, use_fast_variance=False, **layer)
+
+        self.convs = nnx.List([conv(k) for k in kernel_sizes])
+        self.norms = nnx.List([norm(channels) for _ in kernel_sizes])
+        self.reduce = nnx.Linear(channels, hidden, use_bias=False, **layer)
+        self.norm = norm(hidden)
+        self.expand = nnx.Linear(hidden, len(kernel_sizes) * channels, use_bias=False, **layer)
+
+    def attention_map(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b m c"]:
+        """a, for each channel a weight of each branch."""
+        return sk_weights(self._branches(x), self._select)
+
+    def __call__(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b h w c"]:
+        """y, in the layout of x."""
+        return sk(self._branches(x), self._select)
+
+    def cost(self, shape: tuple[int, ...]) -> Cost:
+        """For an example (h, w, c)."""
+        h, w, c = shape
+        hidden, branches = self.norm.num_features, len(self.convs)
+        convolutions = sum(math.prod(conv.kernel_size) * conv.kernel_shape[-2] * c for conv in self.convs)
+        layers = c * hidden * (1 + branches)
+        return Cost(convolutions + layers + 2 * (c * branches + hidden), h * w * convolutions + layers)
+
+    def _branches(self, x):
+        check_map(x, self.reduce.in_features)
+        inputs = jnp.split(promote(x, self.reduce), self.parts, -1) * (len(self.convs) // self.parts)
+        parts = zip(inputs, self.convs, self.norms, strict=True)
+        return [jax.nn.relu(norm(conv(u))) for u, conv, norm in parts]
+
+    def _select(self, s):
+        return self.expand(jax.nn.relu(self.norm(self.reduce(s))))

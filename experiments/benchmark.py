@@ -30,6 +30,7 @@ from rich.console import Console
 from attn_flax import data, runs
 from attn_flax.catalog import list_attentions
 from attn_flax.checks import InputError, UnknownNameError, check
+from attn_flax.interop import TIMM
 from attn_flax.models import list_models
 from experiments.benchmarking.works import WORKS, mechanism, model
 
@@ -105,7 +106,7 @@ def _chosen(config):
             raise UnknownNameError("work", pattern, WORKS)
         works += [WORKS[name] for name in names if WORKS[name] not in works]
     for kind, names, known, make, shape in (
-        ("attention", config.mechanisms, list_attentions(), mechanism, config.mechanism_shape),
+        ("attention", config.mechanisms, list_attentions(), _mechanism, config.mechanism_shape),
         ("model", config.models, list_models(), model, config.model_shape),
     ):
         for name in names:
@@ -113,6 +114,10 @@ def _chosen(config):
                 raise UnknownNameError(kind, name, known)
             works.append(make(name, shape))
     return works
+
+
+def _mechanism(name, shape):
+    return mechanism(name, shape, in_timm=name in TIMM)
 
 
 def _missing(python, sides):

@@ -77,6 +77,7 @@ def test_output_and_map_have_their_layout_and_law(name):
     jax.tree.map(lambda part: case.law(np.asarray(part)), weights)
 
 
+@in_full
 def test_examples_do_not_depend_on_their_batch(name):
     inputs, others = CASES[name].inputs(2), CASES[name].inputs(2, seed=1)
     mixed = jax.tree.map(lambda x, other: x.at[1:].set(other[1:]), inputs, others)
@@ -85,6 +86,7 @@ def test_examples_do_not_depend_on_their_batch(name):
     assert np.abs(jax.tree.leaves(same)[0][1] - jax.tree.leaves(one)[0][1]).max() > 1e-3
 
 
+@in_full
 def test_its_cost_is_as_it_says(name):
     case = CASES[name]
     cost = describe_attention(name, case.shape, **case.arguments).cost

@@ -22,6 +22,8 @@ from attn_flax.ops.normalizers import softmax
 from attn_flax.ops.precision import at_least_float32
 
 CHANNELS_LAST = ("NHWC", "HWIO", "NHWC")
+# Up to how many inputs of a group a depthwise convolution for each is faster on CPU than a dense one for each group.
+FEW_INPUTS = 4
 
 
 def branch_softmax(scores: Float[Array, "*b m c"]) -> Float[Array, "*b m c"]:
@@ -87,8 +89,8 @@ def conv_by_example(
 ) -> Float[Array, "*b h w o"]:
     """W_b * x_b, zeros around the map: every example b is convolved with a kernel of its own.
 
-    A product for each tap of the window, batched over the examples; where a group has fewer inputs than there are
-    groups, a depthwise convolution for each of these inputs. Examples never meet, so a sharded batch stays so.
+    A product for each tap of the window, batched over the examples; where a group has few inputs, a depthwise
+    convolution for each of them. Examples never meet, so a sharded batch stays so.
 
     Args:
         x: maps.
@@ -111,7 +113,7 @@ def conv_by_example(
         f"kernels must have c/groups inputs and a multiple of groups as outputs, got kernels {kernels.shape} for maps "
         f"{x.shape} and {groups} groups.",
     )
-    if i > groups:
+    if i > FEW_INPUTS:
         return _sum_over_taps(x, kernels, groups)
     of_one = functools.partial(_sum_over_inputs, groups=groups)
     y = jax.vmap(of_one)(*(a.reshape(math.prod(batch), *a.shape[len(batch) :]) for a in (x, kernels)))
@@ -122,17 +124,20 @@ def _sum_over_taps(x, kernels, groups):
     *_, p, q, i, o = kernels.shape
     h, w = x.shape[-3:-1]
     padded = jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [(p // 2,) * 2, (q // 2,) * 2, (0, 0)])
-    grouped = padded.reshape(*padded.shape[:-1], groups, i)
-    kernels = kernels.reshape(*kernels.shape[:-1], groups, o // groups)
-    y = sum(
-        jnp.einsum(
-            "...hwgi,...igo->...hwgo",
-            grouped[..., row : row + h, column : column + w, :, :],
-            kernels[..., row, column, :, :, :],
+    # An axis of one group would cost XLA on CPU a factor of three.
+    of_group, equation = ((groups,), "...hwgi,...igo->...hwgo") if groups > 1 else ((), "...hwi,...io->...hwo")
+
+    def product(row, column):
+        met = padded[..., row : row + h, column : column + w, :]
+        kernel = kernels[..., row, column, :, :]
+        return jnp.einsum(
+            equation,
+            met.reshape(*met.shape[:-1], *of_group, i),
+            kernel.reshape(*kernel.shape[:-1], *of_group, o // groups),
             preferred_element_type=at_least_float32(x.dtype),
         )
-        for row, column in itertools.product(range(p), range(q))
-    )
+
+    y = sum(itertools.starmap(product, itertools.product(range(p), range(q))))
     return y.reshape(*x.shape[:-1], o).astype(x.dtype)
 
 
@@ -141,6 +146,7 @@ def _sum_over_inputs(x, kernel, *, groups, **geometry):
     *_, i, o = kernel.shape
     wide = at_least_float32(x.dtype)
     each = (jnp.repeat(x[..., m::i].astype(wide), o // groups, -1) for m in range(i))
+    each = map(lax.optimization_barrier, each)  # or derivatives would be computed anew for each of the repeated
     return sum(depthwise_conv(u, kernel[..., m, :], **geometry) for m, u in enumerate(each)).astype(x.dtype)
 
 
@@ -203,9 +209,9 @@ def _by_platform(derive, geometry):
 
 
 def _in_few_parts(x, kernel, geometry):
-    """A dense convolution for each group, or a depthwise one for each input of a group, whichever are fewer."""
+    """A depthwise convolution for each input of a group where these are few, else a dense one for each group."""
     groups, strides, padding, dilation = geometry
-    if kernel.shape[-2] <= groups:
+    if kernel.shape[-2] <= FEW_INPUTS:
         return _sum_over_inputs(x, kernel, groups=groups, strides=strides, padding=padding, dilation=dilation)
     parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
     return jnp.concatenate([_at_once(u, w, (1, strides, padding, dilation)) for u, w in parts], -1)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from attn_flax import data, ops, training
+from attn_flax import data, interop, ops, training
 from attn_flax.catalog import create_attention
 from attn_flax.checks import InputError
 from attn_flax.models import create_model
@@ -123,8 +123,11 @@ def _gathered(q, k, v, window):
     return jnp.einsum("bhwkxy,bhwxykd->bhwkd", weights, values)
 
 
-def _mechanism(side, *, name, shape):
-    return _module(create_attention(name, shape[-1], rngs=nnx.Rngs(0)), shape)
+def _mechanism(side, *, name, shape, like_timm):
+    rngs = nnx.Rngs(0)
+    if like_timm is None:
+        return _module(create_attention(name, shape[-1], rngs=rngs), shape)
+    return _module(interop.timm_attention(name, shape[-1], **like_timm, rngs=rngs), shape)
 
 
 def _model(side, *, name, shape):

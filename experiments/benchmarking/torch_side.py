@@ -80,14 +80,11 @@ def _depthwise(*, shape, window, dilation):
     return lambda: F.conv2d(x, kernel, padding=padding, dilation=dilation, groups=shape[-1]), (x, kernel)
 
 
-def _mechanism(*, name, shape):
+def _mechanism(*, name, shape, like_timm):
     _stand_in_for_torchvision()
-    from timm.layers import get_attn
+    from timm.layers import create_attn
 
-    try:
-        return _module(get_attn(name)(shape[-1]), shape)
-    except AssertionError:
-        return None  # timm knows no mechanism of that name
+    return _module(create_attn(name, shape[-1], **like_timm), shape)
 
 
 def _model(*, name, shape):

@@ -88,10 +88,15 @@ WORKS = {
 """By the names that the command line takes."""
 
 
-def mechanism(name: str, shape: tuple[int, ...]) -> Work:
-    """A mechanism of the catalogue on maps of that shape, beside timm's of the same name if there is one."""
-    arguments = {"name": name, "shape": shape}
-    return Work(f"{name} at {'×'.join(map(str, shape))}", "mechanism", ("attn_flax", "timm"), arguments)
+TIMM_ARGUMENTS = {"ge": {"use_mlp": False}}
+"""Arguments without which a module of timm 1.0.31 fails."""
+
+
+def mechanism(name: str, shape: tuple[int, ...], *, in_timm: bool) -> Work:
+    """A mechanism of the catalogue on maps of that shape; if timm has one of that name, as timm's is, and beside it."""
+    arguments = {"name": name, "shape": shape, "like_timm": TIMM_ARGUMENTS.get(name, {}) if in_timm else None}
+    sides = ("attn_flax", "timm") if in_timm else ("attn_flax",)
+    return Work(f"{name} at {'×'.join(map(str, shape))}", "mechanism", sides, arguments)
 
 
 def model(name: str, shape: tuple[int, ...]) -> Work:

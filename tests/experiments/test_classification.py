@@ -60,6 +60,7 @@ def test_a_run_learns_and_leaves_everything_behind(folder, tmp_path, parallel):
     assert "test accuracy 1.0000" in shown
 
 
+@pytest.mark.full
 def test_without_validation_and_attention(folder, tmp_path):
     config = configured(folder, tmp_path / "run", "--data.validation", "0", "--model.attention", "none")
     result, shown = run(config)
@@ -68,6 +69,7 @@ def test_without_validation_and_attention(folder, tmp_path):
     assert {path.name for path in (tmp_path / "run").glob("*.png")} == PICTURES - {"attention_maps.png"}
 
 
+@pytest.mark.full
 def test_runs_with_equal_seeds_are_equal(folder, tmp_path):
     losses = [
         run(configured(folder, tmp_path / name, "--seed", seed, "--epochs", "1"))[0]["test"]["loss"]

@@ -73,7 +73,9 @@ def end(process, number, to_all=False):
     return shown, complaints
 
 
-@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 0), (signal.SIGINT, 2)])
+@pytest.mark.parametrize(
+    ("number", "workers"), [pytest.param(signal.SIGTERM, 0, marks=pytest.mark.full), (signal.SIGINT, 2)]
+)
 def test_a_stopped_run_saves_and_says_how_to_go_on(folder, tmp_path, number, workers):
     run = tmp_path / "run"
     process = start(folder, run, "--data.workers", workers)

@@ -58,7 +58,7 @@ def check_case(case, implementation):
 
 @pytest.mark.parametrize("implementation", OURS)
 @pytest.mark.usefixtures("small_blocks")
-@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(case=cases())
 def test_values_and_gradients(implementation, case):
     check_case(case, implementation)

@@ -293,6 +293,7 @@ def test_a_vanished_folder_is_an_error_that_says_so(saved, tmp_path):
         checkpoints.close()
 
 
+@pytest.mark.full
 def test_dropout_and_batch_statistics_go_on_as_they_would(tmp_path):
     task = Classification(SmallNet(dropout=0.3, rngs=nnx.Rngs(1)), Learning(optax.adam(0.01), ema_decay=0.9), 5)
     for how, devices in (("jit", 1), ("jit", 8), ("pmap", 8)):

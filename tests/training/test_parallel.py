@@ -117,7 +117,7 @@ def test_a_spread_state_takes_its_share_of_each_device(data, fsdp):
     ("how", "fsdp"),
     [
         ("fsdp", 2),
-        ("pmap", None),
+        pytest.param("pmap", None, marks=pytest.mark.full),
         pytest.param("jit", None, marks=pytest.mark.full),
         pytest.param("fsdp", 8, marks=pytest.mark.full),
     ],

@@ -13,7 +13,8 @@ place of x in the second term.
 Errors elsewhere: Awesome-Vision-Attentions has this learned carry, so that no path is left that leaves x as it is, and
 prints shapes at every call.
 
-Source: Srivastava, Greff and Schmidhuber, "Training Very Deep Networks" (2015), arXiv:1507.06228.
+Source: Srivastava, Greff and Schmidhuber, "Training Very Deep Networks" (2015), arXiv:1507.06228; stated from the
+paper, not compared with the authors' code.
 """
 
 import math

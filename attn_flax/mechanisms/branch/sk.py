@@ -99,6 +99,7 @@ class SelectiveKernel(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        check(channels >= 1, f"channels must be at least 1, got {channels}.")
         hidden = reduced(channels, reduction, at_least=minimum) if hidden is None else hidden
         check(hidden >= 1, f"hidden must be at least 1, got {hidden}.")
         check(

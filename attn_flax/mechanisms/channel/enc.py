@@ -7,9 +7,9 @@
     γ = sigmoid(W_γ e + b_γ)
     y = relu(x + x · γ)
 
-over the positions i and K learned codewords d_k with smoothing factors s_k, the second BN a batch norm of each code. W
-and W_γ keep the c channels. Every position is shared out among the codewords near to it, what it differs from them by
-is summed over the map, and from these differences a number in (0, 1) is made for each channel.
+over the positions i and K learned codewords d_k with smoothing factors s_k, the second BN a batch norm of each code. W,
+without a bias, and W_γ keep the c channels. Every position is shared out among the codewords near to it, what it
+differs from them by is summed over the map, and from these differences a number in (0, 1) is made for each channel.
 
 Differs from the paper: it sums over the codes, where the authors' code takes the mean as here, the same with K times
 the W_γ. The batch norm and relu around W and the relu around x + x · γ are of the authors' code; `residual=False` gives

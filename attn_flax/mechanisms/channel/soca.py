@@ -23,6 +23,7 @@ confirmed with the authors' code.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -60,15 +61,18 @@ def matrix_sqrt(a: Float[Array, "*b c c"], *, iterations: int) -> Float[Array, "
     """
     trace = jnp.trace(a, axis1=-2, axis2=-1)[..., None, None]
     trace = jnp.where(trace > jnp.finfo(a.dtype).tiny, trace, 1)
-    product = lambda left, right: jnp.matmul(left, right, precision=HIGHEST)  # noqa: E731
-    step = lambda zy: (3 * jnp.eye(a.shape[-1], dtype=a.dtype) - zy) / 2  # noqa: E731
+    product = partial(jnp.matmul, precision=HIGHEST)
     y = a / trace
-    z = step(y)
+    z = _step(y)
     y = product(y, z)
     for _ in range(iterations - 2):
-        t = step(product(z, y))
+        t = _step(product(z, y))
         y, z = product(y, t), product(t, z)
-    return jnp.sqrt(trace) * product(y, step(product(z, y)))
+    return jnp.sqrt(trace) * product(y, _step(product(z, y)))
+
+
+def _step(zy):
+    return (3 * jnp.eye(zy.shape[-1], dtype=zy.dtype) - zy) / 2
 
 
 def soca_weights(x: Float[Array, "*b h w c"], excite: Callable, *, iterations: int = 5) -> Float[Array, "*b c"]:

@@ -67,7 +67,7 @@ def test_kernels_have_both_signs():
 
 
 def test_the_temperature_can_be_lowered_without_compiling_anew():
-    module = DynamicConv(6, rngs=nnx.Rngs(0))
+    module = DynamicConv(6, hidden=8, rngs=nnx.Rngs(0))
     x = jnp.asarray(np.random.default_rng(0).normal(size=SHAPE), jnp.float32)
     traces = []
 

@@ -17,7 +17,7 @@ REACHES = ((3, 1), (3, 2))
 # What the Module is made of, and what the oracle is told: the branches' (k, dilation), the groups, the parts of x.
 FORMS = {
     "paper": ({"groups": 4, "hidden": 5}, (REACHES, 4, 1)),
-    "three branches": ({"groups": 2, "hidden": 5, "kernel_sizes": (3, 5, 7)}, ((*REACHES, (3, 3)), 2, 1)),
+    "three branches": ({"groups": 1, "hidden": 5, "kernel_sizes": (3, 5, 7)}, ((*REACHES, (3, 3)), 1, 1)),
     "not dilated": ({"groups": 8, "hidden": 5, "kernel_sizes": (1, 5), "dilated": False}, (((1, 1), (5, 1)), 8, 1)),
     "split input": ({"groups": 1, "hidden": 5, "split_input": True}, (REACHES, 1, 2)),
 }

@@ -51,8 +51,8 @@ def _contents() -> Iterator[tuple[str, str | bytes]]:
 
 _INTRODUCTION = (
     f"Costs are for one map of {SHAPE[0]}×{SHAPE[1]} with {SHAPE[2]} channels and the defaults: what is learned, and "
-    "the multiply-adds of products and convolutions. The pictures show the map of a mechanism with random weights, on the "
-    "pixels of a photograph, eight by eight of them the channels of a position."
+    "the multiply-adds of products and convolutions. The pictures show the map of a mechanism with random weights, on "
+    "the pixels of a photograph, eight by eight of them the channels of a position."
 )
 
 

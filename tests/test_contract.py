@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from attn_flax import explain
 from attn_flax.catalog import CATALOG, create_attention, describe_attention
+from attn_flax.checks import InputError
 from tests import costs
 from tests.contract import CASES
 from tests.contract.case import is_shape
@@ -63,6 +65,16 @@ def assert_close(actual, desired):
 
 def shapes(tree):
     return jax.tree.map(lambda leaf: leaf.shape, tree)
+
+
+class Around(nnx.Module):
+    """A network that holds a mechanism."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __call__(self, *inputs):
+        return self.inner(*inputs)
 
 
 def test_output_and_map_have_their_layout_and_law(name):
@@ -127,6 +139,32 @@ def test_every_gradient_is_finite_and_none_is_zero(name):
     for path, gradient in gradients.items():
         assert jnp.isfinite(gradient).all(), path
         assert bool(jnp.abs(gradient).max() > 0) is (path not in CASES[name].zero_gradients), path
+
+
+@in_full
+@pytest.mark.parametrize("size", [(1, 1), (4, 1)])
+def test_small_maps_are_finite_or_refused(name, size):
+    if CATALOG[name].kind != "map" or CASES[name].others:
+        pytest.skip("takes no map alone")
+    module = build(name)
+    x = np.random.default_rng(0).normal(size=(2, *size, CASES[name].shape[-1])).astype("float32")
+    try:
+        value, gradient = jax.jit(jax.value_and_grad(lambda x: module(x).sum()))(x)
+    except InputError:
+        return
+    assert jnp.isfinite(value)
+    assert jnp.isfinite(gradient).all()
+
+
+@in_full
+def test_its_map_comes_out_of_any_network(name):
+    inputs = CASES[name].inputs(2)
+    maps = explain.attention_maps(Around(build(name)), *inputs)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-5),
+        maps["inner"],
+        run(name, "attention_map")(*inputs),
+    )
 
 
 @in_full

@@ -1,5 +1,7 @@
 """What a picture can show of an attention map, read off its layout."""
 
+import math
+
 import numpy as np
 
 
@@ -18,16 +20,28 @@ def _fits(h, w, height, width):
     return abs(h * width - w * height) < max(height, width)
 
 
+UNITS = 3
+"""Of maps over units, which are many, the first so many are shown."""
+BRANCHES = 4
+"""What goes by channels for no more than so many are branches."""
+
+
 def read_map(weights: np.ndarray, batch: int, height: int, width: int) -> dict[str, np.ndarray]:
     """What there is to see in a map over `batch` images of height × width.
 
     Layouts, the first that fits:
 
-        (b, c), (b, 1, 1, c)       channel gate: its weights (b, c)
+        (b, c), (b, 1, 1, …)       channel gate: its weights (b, c)
         (b, h, w, c)               gate: the mean over the channels (b, h, w)
-        (b, n, n), (b, k, n, n)    tokens, queries before keys: the attention that each position receives, the mean
-                                   over heads and queries, and the one that the centre gives, each (b, h, w)
+        (b, h, 1, c), (b, 1, w, c) gate of rows or columns: the mean over the channels, the same along each of them
+        (b, h, w, …, c)            several weights at each position, such as those of a window: the largest (b, h, w)
+        (b, …, n, n)               tokens, queries before keys: the attention that each position receives, the mean
+                                   over all axes between and over the queries, and the one that the centre gives, each
+                                   (b, h, w); before the gates if n is at least the product of the first two axes
         (b, h, w)                  gate of one channel
+        (b, n, m), (b, m, n)       tokens and units, n the larger: the weights of the first three units (b, h, w)
+        (b, m, h, w), (b, m, h, w, …)  units before positions: of the first three the weights, or the largest (b, h, w)
+        (b, m, c)                  m ≤ 4 branches: the weights of each (b, c)
 
     h and w are those of the map that the module saw: in the image's aspect ratio, up to rounding. n is h·w, or 1 + h·w
     with a leading class token, whose attention is then shown in the place of the centre's.
@@ -35,23 +49,38 @@ def read_map(weights: np.ndarray, batch: int, height: int, width: int) -> dict[s
     Returns:
         The (b, c) or (b, h, w) values by what they are; nothing for any other layout.
     """
-    if weights.ndim not in (2, 3, 4) or weights.shape[0] != batch:
+    if weights.ndim < 2 or weights.shape[0] != batch:
         return {}
-    if weights.ndim == 2 or (weights.ndim == 4 and weights.shape[1:3] == (1, 1)):
+    if weights.ndim == 2 or (weights.ndim >= 4 and weights.shape[1:3] == (1, 1)):
         return {"weight of each channel": weights.reshape(batch, -1)}
-    if weights.ndim == 4 and _fits(*weights.shape[1:3], height, width):
-        return {"mean over channels": weights.mean(-1)}
+    of_tokens = weights.shape[-1] == weights.shape[-2] and weights.shape[-1] >= math.prod(weights.shape[1:3])
+    if weights.ndim >= 4 and not of_tokens and (readings := _read_gates(weights, height, width)):
+        return readings
     if weights.shape[-1] == weights.shape[-2] and (readings := _read_tokens(weights, height, width)):
         return readings
-    if weights.ndim == 3 and _fits(*weights.shape[1:], height, width):
-        return {"weight": weights}
-    return {}
+    if weights.ndim == 3:
+        fits = _fits(*weights.shape[1:], height, width)
+        return {"weight": weights} if fits else _read_units(weights, height, width)
+    fits = _fits(*weights.shape[2:4], height, width)
+    return _first_units(weights.max(tuple(range(4, weights.ndim)))) if fits else {}
+
+
+def _read_gates(weights, height, width):
+    rows, columns = weights.shape[1:3]
+    if weights.ndim > 4:
+        fits = _fits(rows, columns, height, width)
+        return {"largest weight": weights.max(tuple(range(3, weights.ndim)))} if fits else {}
+    if columns == 1 and rows > 1:
+        columns = max(1, round(rows * width / height))
+    elif rows == 1 and columns > 1:
+        rows = max(1, round(columns * height / width))
+    mean = np.broadcast_to(weights.mean(-1), (len(weights), rows, columns))
+    return {"mean over channels": mean} if _fits(rows, columns, height, width) else {}
 
 
 def _read_tokens(weights, height, width):
     n = weights.shape[-1]
-    if weights.ndim == 4:
-        weights = weights.mean(1)
+    weights = weights.mean(tuple(range(1, weights.ndim - 2)))
     if grid := find_grid(n, height, width):
         h, w = grid
         giver, query, keys = "from the centre", h // 2 * w + w // 2, weights
@@ -61,3 +90,20 @@ def _read_tokens(weights, height, width):
         return {}
     received, given = keys.mean(1), keys[:, query]
     return {"mean received": received.reshape(-1, *grid), giver: given.reshape(-1, *grid)}
+
+
+def _read_units(weights, height, width):
+    _, first, second = weights.shape
+    by_unit = np.moveaxis(weights, -1, 1) if first > second else weights
+    units, n = by_unit.shape[1:]
+    if grid := find_grid(n, height, width):
+        return _first_units(by_unit.reshape(-1, units, *grid))
+    if first <= BRANCHES and not _fits(first, second, height, width):
+        return {f"branch {i + 1}": weights[:, i] for i in range(first)}
+    return {}
+
+
+def _first_units(weights):
+    """(b, m, h, w) one by one."""
+    units = weights.shape[1]
+    return {f"unit {i + 1} of {units}": weights[:, i] for i in range(min(units, UNITS))}

@@ -18,6 +18,14 @@ from attn_flax.explain.layouts import read_map
 
 SHAPE = (24, 32, 64)
 FRAMES = 4
+REQUIRED = {
+    "aa_conv": {"size": SHAPE[:2]},
+    "attention_gate": {"gating_channels": SHAPE[-1]},
+    "global_filter": {"size": SHAPE[:2]},
+    "sgu": {"tokens": SHAPE[0] * SHAPE[1]},
+    "tam": {"num_frames": FRAMES},
+}
+"""What some mechanisms must be told."""
 TITLES = {
     "article": "The article",
     "channel": "Channel attention",
@@ -58,8 +66,8 @@ _INTRODUCTION = (
 
 def _described(name):
     row = CATALOG[name]
-    with_cost = row.kind == "map" and not row.required
-    return describe_attention(name, SHAPE if with_cost else None)
+    with_cost = row.kind == "map"
+    return describe_attention(name, SHAPE, **REQUIRED.get(name, {})) if with_cost else describe_attention(name)
 
 
 def _section(described: Description, *, has_picture: bool) -> str:
@@ -86,16 +94,11 @@ def _section(described: Description, *, has_picture: bool) -> str:
 
 
 def _picture(name: str) -> bytes | None:
-    """The map over the photograph; None where the mechanism takes something else, or its map has no picture."""
-    row = CATALOG[name]
-    if row.kind not in ("map", "video") or row.required:
-        return None
+    """The map over the photograph; None where it has no picture."""
     photograph, features = _photograph()
-    if row.kind == "video":
-        features = jnp.stack([jnp.roll(features, step, 1) for step in range(FRAMES)])
-    module = create_attention(name, SHAPE[-1], rngs=nnx.Rngs(0))
+    module = create_attention(name, SHAPE[-1], **REQUIRED.get(name, {}), rngs=nnx.Rngs(0))
     module.eval()
-    weights = jax.jit(lambda x: module.attention_map(x))(features[None])
+    weights = jax.jit(lambda *inputs: module.attention_map(*inputs))(*_inputs(name, module, features[None]))
     maps = {
         name if not path else f"{name} {jax.tree_util.keystr(path, simple=True, separator=' ')}": leaf
         for path, leaf in jax.tree.leaves_with_path(weights)
@@ -106,6 +109,20 @@ def _picture(name: str) -> bytes | None:
     buffer = io.BytesIO()
     explain.draw_attention_maps(photograph[None], maps, buffer)
     return buffer.getvalue()
+
+
+def _inputs(name, module, features):
+    """What the mechanism takes: the photograph, or a film in which it moves."""
+    film = jnp.stack([jnp.roll(features, step, 2) for step in range(FRAMES)], 1)
+    if name == "gltr":
+        return (film.mean((2, 3)),)
+    if name == "sgu":
+        return (features.reshape(1, -1, SHAPE[-1]),)
+    return {
+        "video": (film,),
+        "map + signal": (features, features[:, ::2, ::2]),
+        "map + state": (features, module.zero_state(features) if hasattr(module, "zero_state") else None),
+    }.get(CATALOG[name].kind, (features,))
 
 
 def _photograph():

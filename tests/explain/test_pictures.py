@@ -42,7 +42,7 @@ def test_attention_figure_has_a_column_for_each_reading():
         "blocks.2.gate": jnp.asarray(random(2, 7, 5, 6), jnp.bfloat16),
         "blocks.10.article": random(2, 35, 35),
         "": {"channel": random(2, 8), "space": random(2, 7, 5, 1)},
-        "odd": random(2, 3, 3, 3, 3),
+        "odd": random(2, 1, 9, 2, 3),
     }
     figure = attention_figure(random(2, 14, 10, 3), maps)
     assert list(axes_by_title(figure)) == [
@@ -55,7 +55,7 @@ def test_attention_figure_has_a_column_for_each_reading():
         "odd",
     ]
     assert [ax.get_xlabel() for ax in figure.axes].count("channel") == 1
-    assert [text.get_text() for ax in figure.axes for text in ax.texts] == ["no picture for\n(2, 3, 3, 3, 3)"] * 2
+    assert [text.get_text() for ax in figure.axes for text in ax.texts] == ["no picture for\n(2, 1, 9, 2, 3)"] * 2
 
 
 def test_attention_figure_shows_the_values():

@@ -15,16 +15,16 @@ from attn_flax.mechanisms.channel.enc import enc, enc_assignment, enc_codes, enc
 from attn_flax.mechanisms.channel.ese import ese, ese_weights
 from attn_flax.mechanisms.channel.fca import cosine_basis, fca, fca_weights
 from attn_flax.mechanisms.channel.gct import gct, gct_weights
-from attn_flax.mechanisms.channel.ge import gather_averages, ge, ge_weights, interpolate_nearest
+from attn_flax.mechanisms.channel.ge import gather_averages, ge, ge_weights
 from attn_flax.mechanisms.channel.grn import grn, grn_weights
 from attn_flax.mechanisms.channel.gsop import gsop, gsop_weights
 from attn_flax.mechanisms.channel.rca import rca, rca_weights
 from attn_flax.mechanisms.channel.se import se, se_weights
-from attn_flax.mechanisms.channel.soca import covariance, matrix_sqrt, soca, soca_weights
+from attn_flax.mechanisms.channel.soca import matrix_sqrt, soca, soca_weights
 from attn_flax.mechanisms.channel.srm import srm, srm_weights
 from attn_flax.mechanisms.channel_spatial.bam import bam, bam_weights
 from attn_flax.mechanisms.channel_spatial.cbam import cbam, cbam_channel_weights, cbam_spatial_weights
-from attn_flax.mechanisms.channel_spatial.coord import coord, coord_weights, strip_averages
+from attn_flax.mechanisms.channel_spatial.coord import coord, coord_weights
 from attn_flax.mechanisms.channel_spatial.danet import danet_channel, danet_channel_weights
 from attn_flax.mechanisms.channel_spatial.ela import ela, ela_weights
 from attn_flax.mechanisms.channel_spatial.polarized import (
@@ -40,9 +40,8 @@ from attn_flax.mechanisms.channel_spatial.residual_attention_net import (
     hourglass,
     residual_attention_net,
     residual_attention_net_weights,
-    stretch,
 )
-from attn_flax.mechanisms.channel_spatial.scconv import bilinear, block_average, nearest, scconv, scconv_weights
+from attn_flax.mechanisms.channel_spatial.scconv import block_average, scconv, scconv_weights
 from attn_flax.mechanisms.channel_spatial.scse import scse, scse_spatial_weights
 from attn_flax.mechanisms.channel_spatial.sge import sge, sge_weights
 from attn_flax.mechanisms.channel_spatial.shuffle_attention import shuffle_attention, shuffle_attention_weights
@@ -120,7 +119,6 @@ __all__ = [
     "bam_weights",
     "bat",
     "bat_weights",
-    "bilinear",
     "bilinear_sample",
     "block_average",
     "cbam",
@@ -135,7 +133,6 @@ __all__ = [
     "coord_weights",
     "cosine_basis",
     "cost_of_experts",
-    "covariance",
     "criss_cross",
     "criss_cross_weights",
     "danet_channel",
@@ -194,7 +191,6 @@ __all__ = [
     "highway",
     "highway_weights",
     "hourglass",
-    "interpolate_nearest",
     "involution",
     "involution_weights",
     "lka",
@@ -202,7 +198,6 @@ __all__ = [
     "matrix_sqrt",
     "mixed_pooling",
     "mixed_pooling_context",
-    "nearest",
     "nearest_odd",
     "non_local",
     "non_local_weights",
@@ -252,9 +247,7 @@ __all__ = [
     "srm_weights",
     "stn",
     "stn_grid",
-    "stretch",
     "strip",
-    "strip_averages",
     "strip_context",
     "strip_pooling",
     "strip_pooling_weights",

@@ -21,8 +21,9 @@ from attn_flax.ops.relative_position import (
     relative_position_index,
     resize_relative_position_table,
 )
+from attn_flax.ops.resizing import resize_bilinear, resize_nearest
 from attn_flax.ops.scores import attend, dot_product_scores
-from attn_flax.ops.statistics import average, group_normalize, mean_and_variance
+from attn_flax.ops.statistics import average, covariance, group_normalize, mean_and_variance, strip_averages
 from attn_flax.ops.sum_attention import sum_attention
 from attn_flax.ops.windows import (
     cyclic_shift,
@@ -43,6 +44,7 @@ __all__ = [
     "branch_softmax",
     "conv_by_example",
     "conv_by_experts",
+    "covariance",
     "cross_covariance_attention",
     "cross_covariance_weights",
     "cyclic_shift",
@@ -68,12 +70,15 @@ __all__ = [
     "neighborhood_attention_weights",
     "relative_position_bias",
     "relative_position_index",
+    "resize_bilinear",
+    "resize_nearest",
     "resize_relative_position_table",
     "rotary_angles",
     "rotate",
     "shifted_window_mask",
     "sincos_position",
     "softmax",
+    "strip_averages",
     "sum_attention",
     "sum_normalize",
     "window_merge",

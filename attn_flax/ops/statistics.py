@@ -1,6 +1,7 @@
 """Statistics of maps over their positions, in float32 or wider, returned in the type of the map."""
 
 import jax.numpy as jnp
+from jax.lax import Precision
 from jaxtyping import Array, Float
 
 from attn_flax.checks import check
@@ -18,6 +19,35 @@ def average(x: Float[Array, "*b h w c"]) -> Float[Array, "*b c"]:
     """
     _check_map(x)
     return x.mean((-3, -2), dtype=at_least_float32(x.dtype)).astype(x.dtype)
+
+
+def strip_averages(x: Float[Array, "*b h w c"]) -> tuple[Float[Array, "*b h 1 c"], Float[Array, "*b 1 w c"]]:
+    """The means of every row and of every column.
+
+    Raises:
+        InputError: a map without a position.
+
+    >>> rows, columns = strip_averages(jnp.arange(6.0).reshape(2, 3, 1))
+    >>> rows.ravel(), columns.ravel()
+    (Array([1., 4.], dtype=float32), Array([1.5, 2.5, 3.5], dtype=float32))
+    """
+    _check_map(x)
+    rows, columns = (x.mean(axis, dtype=at_least_float32(x.dtype), keepdims=True) for axis in (-2, -3))
+    return rows.astype(x.dtype), columns.astype(x.dtype)
+
+
+def covariance(x: Float[Array, "*b h w c"]) -> Float[Array, "*b c c"]:
+    """Σ = mean_i (x_i - μ)(x_i - μ)ᵀ over the positions i; stays in float32 or wider.
+
+    >>> covariance(jnp.array([[[1.0, 0.0], [3.0, 0.0]]]))
+    Array([[1., 0.],
+           [0., 0.]], dtype=float32)
+    """
+    _check_map(x)
+    *_, h, w, _ = x.shape
+    x = x.astype(at_least_float32(x.dtype))
+    centred = x - x.mean((-3, -2), keepdims=True)
+    return jnp.einsum("...hwc,...hwd->...cd", centred, centred, precision=Precision.HIGHEST) / (h * w)
 
 
 def mean_and_variance(

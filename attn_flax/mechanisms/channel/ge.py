@@ -59,16 +59,6 @@ def gather_averages(x: Float[Array, "*b h w c"], extent: int) -> Float[Array, "*
     return jnp.einsum("...pwc,qw->...pqc", by_rows, columns, **precise).astype(x.dtype)
 
 
-def interpolate_nearest(z: Float[Array, "*b p q c"], size: tuple[int, int]) -> Float[Array, "*b h w c"]:
-    """interp: position i of h takes the value ⌊i·p/h⌋ of p, likewise columns.
-
-    >>> interpolate_nearest(jnp.array([[[1.0], [2.0]]]), (1, 5)).squeeze()
-    Array([1., 1., 1., 2., 2.], dtype=float32)
-    """
-    rows, columns = (np.arange(h) * p // h for p, h in zip(z.shape[-3:-1], size, strict=True))
-    return z[..., rows[:, None], columns, :]
-
-
 def ge_weights(
     x: Float[Array, "*b h w c"], gather: Callable, excite: Callable | None = None
 ) -> Float[Array, "*b h w c"]:
@@ -83,7 +73,7 @@ def ge_weights(
     """
     z = gather(x)
     gates = jax.nn.sigmoid(z if excite is None else excite(z))
-    return interpolate_nearest(gates, x.shape[-3:-1])
+    return ops.resize_nearest(gates, x.shape[-3:-1])
 
 
 def ge(x: Float[Array, "*b h w c"], gather: Callable, excite: Callable | None = None) -> Float[Array, "*b h w c"]:

@@ -28,8 +28,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from attn_flax import ops
 from attn_flax.checks import check
-from attn_flax.mechanisms.channel.soca import covariance
 from attn_flax.mechanisms.cost import Cost
 from attn_flax.mechanisms.layout import check_map, promote
 
@@ -49,7 +49,7 @@ def gsop_weights(
         excite: v -> W v + b, any callable from (*b, d·k) to (*b, c).
     """
     z = jax.nn.relu(reduce(jax.nn.relu(x)))
-    v = convolve_rows(normalize(covariance(z).astype(z.dtype)))
+    v = convolve_rows(normalize(ops.covariance(z).astype(z.dtype)))
     return jax.nn.sigmoid(excite(v.reshape(*v.shape[:-2], -1)))
 
 

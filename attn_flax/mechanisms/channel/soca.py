@@ -35,21 +35,9 @@ from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
 from attn_flax.mechanisms.layers import Perceptron
-from attn_flax.mechanisms.layout import check_map, flatten_positions, promote, reduced
+from attn_flax.mechanisms.layout import check_map, promote, reduced
 
 HIGHEST = jax.lax.Precision.HIGHEST
-
-
-def covariance(x: Float[Array, "*b h w c"]) -> Float[Array, "*b c c"]:
-    """Σ = mean_i (x_i - μ)(x_i - μ)ᵀ over the positions i, in float32 or wider.
-
-    >>> covariance(jnp.array([[[1.0, 0.0], [3.0, 0.0]]]))
-    Array([[1., 0.],
-           [0., 0.]], dtype=float32)
-    """
-    x = flatten_positions(x.astype(ops.at_least_float32(x.dtype)), 2)
-    centred = x - x.mean(-2, keepdims=True)
-    return jnp.einsum("...nc,...nd->...cd", centred, centred, precision=HIGHEST) / x.shape[-2]
 
 
 def matrix_sqrt(a: Float[Array, "*b c c"], *, iterations: int) -> Float[Array, "*b c c"]:
@@ -83,7 +71,7 @@ def soca_weights(x: Float[Array, "*b h w c"], excite: Callable, *, iterations: i
         excite: z -> W_2 relu(W_1 z + b_1) + b_2, any callable on (*b, c).
         iterations: N, at least 2.
     """
-    root = matrix_sqrt(covariance(x), iterations=iterations)
+    root = matrix_sqrt(ops.covariance(x), iterations=iterations)
     return jax.nn.sigmoid(excite(root.mean(-2).astype(x.dtype)))
 
 

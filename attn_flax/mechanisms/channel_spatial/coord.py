@@ -32,22 +32,6 @@ from attn_flax.mechanisms.cost import Cost
 from attn_flax.mechanisms.layout import check_map, promote, reduced
 
 
-def strip_averages(x: Float[Array, "*b h w c"]) -> tuple[Float[Array, "*b h 1 c"], Float[Array, "*b 1 w c"]]:
-    """z_h and z_w, the means of every row and of every column, accumulated in float32 or wider.
-
-    Raises:
-        InputError: a map without a position.
-
-    >>> z_h, z_w = strip_averages(jnp.arange(6.0).reshape(2, 3, 1))
-    >>> z_h.ravel(), z_w.ravel()
-    (Array([1., 4.], dtype=float32), Array([1.5, 2.5, 3.5], dtype=float32))
-    """
-    check(min(x.shape[-3:]) >= 1, f"x must be a map of at least 1×1, got shape {x.shape}.")
-    wide = ops.at_least_float32(x.dtype)
-    z_h, z_w = (x.mean(axis, dtype=wide, keepdims=True) for axis in (-2, -3))
-    return z_h.astype(x.dtype), z_w.astype(x.dtype)
-
-
 def coord_weights(
     x: Float[Array, "*b h w c"], embed: Callable, expand_h: Callable, expand_w: Callable
 ) -> tuple[Float[Array, "*b h 1 c"], Float[Array, "*b 1 w c"]]:
@@ -59,7 +43,7 @@ def coord_weights(
         expand_h: F_h, from m features to c.
         expand_w: F_w.
     """
-    z_h, z_w = strip_averages(x)
+    z_h, z_w = ops.strip_averages(x)
     f = embed(jnp.concatenate([z_h, z_w.swapaxes(-3, -2)], axis=-3))
     f_h, f_w = jnp.split(f, [x.shape[-3]], axis=-3)
     scores = expand_h(f_h), expand_w(f_w.swapaxes(-3, -2))

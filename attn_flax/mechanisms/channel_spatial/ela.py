@@ -28,8 +28,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from attn_flax import ops
 from attn_flax.checks import check
-from attn_flax.mechanisms.channel_spatial.coord import strip_averages
 from attn_flax.mechanisms.cost import Cost
 from attn_flax.mechanisms.layers import DepthwiseConv, GroupNorm
 from attn_flax.mechanisms.layout import check_map, promote
@@ -45,7 +45,7 @@ def ela_weights(
         localize_h: z -> GN_h(F_h z), any callable on (*b, h, 1, c).
         localize_w: z -> GN_w(F_w z), on (*b, 1, w, c).
     """
-    z_h, z_w = strip_averages(x)
+    z_h, z_w = ops.strip_averages(x)
     return jax.nn.sigmoid(localize_h(z_h)), jax.nn.sigmoid(localize_w(z_w))
 
 

@@ -29,11 +29,11 @@ from itertools import zip_longest
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
 from attn_flax.mechanisms.layout import check_map, promote, reduced
@@ -50,22 +50,7 @@ def hourglass(
     d = down[0](nnx.max_pool(z, (3, 3), (2, 2), "SAME"))
     if skip:
         d = up[0](skip[0](d) + hourglass(d, down[1:], skip[1:], up[1:]))
-    return stretch(d, z.shape[-3:-1])
-
-
-def stretch(x: Float[Array, "*b p q c"], size: tuple[int, int]) -> Float[Array, "*b h w c"]:
-    """The map interpolated bilinearly at positions spread evenly from its first to its last.
-
-    >>> stretch(jnp.array([[[0.0], [4.0]]]), (1, 3)).squeeze()
-    Array([0., 2., 4.], dtype=float32)
-    """
-    for axis, s in zip((-3, -2), size, strict=True):
-        last = x.shape[axis] - 1
-        position = np.arange(s) * last / max(s - 1, 1)
-        low = position.astype(int)
-        beyond = jnp.asarray(position - low, x.dtype).reshape(-1, *[1] * (-1 - axis))
-        x = (1 - beyond) * x.take(low, axis) + beyond * x.take(np.minimum(low + 1, last), axis)
-    return x
+    return ops.resize_bilinear(d, z.shape[-3:-1], align_corners=True)
 
 
 def residual_attention_net_weights(

@@ -25,7 +25,6 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -48,34 +47,8 @@ def block_average(x: Float[Array, "*b h w c"], size: int) -> Float[Array, "*b p 
     return nnx.avg_pool(x.astype(ops.at_least_float32(x.dtype)), window, window).astype(x.dtype)
 
 
-def bilinear(x: Float[Array, "*b p q c"], size: tuple[int, int]) -> Float[Array, "*b h w c"]:
-    """The map stretched to a size, interpolated between the centres of its positions.
-
-    >>> bilinear(jnp.array([[[0.0], [4.0]]]), (1, 4)).squeeze()
-    Array([0., 1., 3., 4.], dtype=float32)
-    """
-    for axis, s in zip((-3, -2), size, strict=True):
-        last = x.shape[axis] - 1
-        position = np.clip((np.arange(s) + 0.5) * (last + 1) / s - 0.5, 0, last)
-        low = position.astype(int)
-        beyond = jnp.asarray(position - low, x.dtype).reshape(-1, *[1] * (-1 - axis))
-        x = (1 - beyond) * x.take(low, axis) + beyond * x.take(np.minimum(low + 1, last), axis)
-    return x
-
-
-def nearest(x: Float[Array, "*b p q c"], size: tuple[int, int]) -> Float[Array, "*b h w c"]:
-    """The map stretched to a size: position i of s is ⌊i·p/s⌋ of p.
-
-    >>> nearest(jnp.array([[[0.0], [4.0]]]), (1, 3)).squeeze()
-    Array([0., 0., 4.], dtype=float32)
-    """
-    for axis, s in zip((-3, -2), size, strict=True):
-        x = x.take(np.arange(s) * x.shape[axis] // s, axis)
-    return x
-
-
 def scconv_weights(
-    x: Float[Array, "*b h w c"], coarse: Callable, *, pooling: int, stretch: Callable = bilinear
+    x: Float[Array, "*b h w c"], coarse: Callable, *, pooling: int, stretch: Callable = ops.resize_bilinear
 ) -> Float[Array, "*b h w c"]:
     """A = sigmoid(x + stretch(coarse(mean_r(x)))), in (0, 1), one for each position and channel.
 
@@ -95,7 +68,7 @@ def scconv(
     out: Callable,
     *,
     pooling: int,
-    stretch: Callable = bilinear,
+    stretch: Callable = ops.resize_bilinear,
 ) -> Float[Array, "*b h w c"]:
     """out(A ∘ fine(x)), with the A of `scconv_weights`.
 
@@ -198,7 +171,7 @@ class SelfCalibratedConv(nnx.Module):
 
     @property
     def _stretch(self):
-        return {"bilinear": bilinear, "nearest": nearest}[self.interpolation]
+        return {"bilinear": ops.resize_bilinear, "nearest": ops.resize_nearest}[self.interpolation]
 
     def _paths(self, x):
         check_map(x, self.channels)

@@ -22,8 +22,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from attn_flax import ops
 from attn_flax.checks import check
-from attn_flax.mechanisms.channel_spatial.coord import strip_averages
 from attn_flax.mechanisms.cost import Cost
 from attn_flax.mechanisms.layout import check_map, promote
 
@@ -39,7 +39,7 @@ def simple_coord_weights(
         expand_h: the layer W_h, b_h, from m features to c.
         expand_w: the layer W_w, b_w.
     """
-    z_h, z_w = strip_averages(x)
+    z_h, z_w = ops.strip_averages(x)
     return jax.nn.sigmoid(expand_h(embed(z_h)) + expand_w(embed(z_w)))
 
 

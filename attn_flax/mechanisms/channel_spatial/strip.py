@@ -21,8 +21,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from attn_flax import ops
 from attn_flax.checks import check
-from attn_flax.mechanisms.channel_spatial.coord import strip_averages
 from attn_flax.mechanisms.cost import Cost
 from attn_flax.mechanisms.layers import DepthwiseConv
 from attn_flax.mechanisms.layout import check_map, promote
@@ -36,7 +36,7 @@ def strip_weights(x: Float[Array, "*b h w c"], conv_h: Callable, conv_w: Callabl
         conv_h: F_h, any callable on (*b, h, 1, c).
         conv_w: F_w, on (*b, 1, w, c).
     """
-    z_h, z_w = strip_averages(x)
+    z_h, z_w = ops.strip_averages(x)
     return jax.nn.sigmoid(conv_h(z_h) + conv_w(z_w))
 
 

@@ -33,7 +33,6 @@ from jaxtyping import Array, Float
 
 from attn_flax import ops
 from attn_flax.checks import check
-from attn_flax.mechanisms.channel_spatial.coord import strip_averages
 from attn_flax.mechanisms.cost import Cost
 from attn_flax.mechanisms.layout import check_map, promote, reduced
 
@@ -46,7 +45,7 @@ def strip_context(x: Float[Array, "*b h w c"], conv_h: Callable, conv_w: Callabl
         conv_h: z -> BN(F_h z), on (*b, h, 1, c).
         conv_w: z -> BN(F_w z), on (*b, 1, w, c).
     """
-    z_h, z_w = strip_averages(x)
+    z_h, z_w = ops.strip_averages(x)
     return jax.nn.relu(conv_h(z_h) + conv_w(z_w))
 
 

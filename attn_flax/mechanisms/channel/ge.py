@@ -23,7 +23,7 @@ as positional arguments and ends in a TypeError. Torch computes i·p/h in float3
 sizes (h = 122 with e = 8).
 
 Source: Hu, Shen, Albanie, Sun and Vedaldi, "Gather-Excite: Exploiting Feature Context in Convolutional Neural Networks"
-(2018), arXiv:1810.12348; θ and θ⁺ compared with the authors' networks, hujie-frank/GENet.
+(2018), arXiv:1810.12348; θ and θ⁺ of the global extent compared with the authors' networks, hujie-frank/GENet.
 """
 
 import math

@@ -2,11 +2,11 @@
 
 import os
 
-FLAGS = (
-    "--xla_force_host_platform_device_count=8",
-    "--xla_cpu_collective_call_terminate_timeout_seconds=600",  # of a loaded machine; by default XLA aborts after 40
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8"
+    + " --xla_cpu_collective_call_terminate_timeout_seconds=600"  # by default XLA aborts after 40, on a loaded machine
 )
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax

@@ -105,7 +105,15 @@ class PyramidSplitAttention(nnx.Module):
         layer = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.convs = nnx.List(
             [
-                nnx.Conv(channels, width, (k, k), feature_group_count=g, use_bias=False, **layer)
+                nnx.Conv(
+                    channels,
+                    width,
+                    (k, k),
+                    feature_group_count=g,
+                    conv_general_dilated=ops.grouped_conv,
+                    use_bias=False,
+                    **layer,
+                )
                 for k, g in zip(kernel_sizes, groups, strict=True)
             ]
         )

@@ -17,6 +17,11 @@ from tests.contract import CASES
 from tests.contract.case import is_shape
 
 OWN_ARGUMENTS_AT_MOST = 8
+QUICK = {
+    "article", "article_gate", "attention_gate", "cbam", "coord", "dia", "divided_st", "dynamic_conv", "gcnet", "non_local",
+    "se", "simam", "sk", "temporal_mhsa", "tokenlearner",
+}  # fmt: skip
+"""Of each family and kind some; the others in the full tier."""
 in_full = pytest.mark.full
 
 
@@ -24,7 +29,7 @@ def test_every_mechanism_has_a_case():
     assert CASES.keys() == CATALOG.keys()
 
 
-@pytest.fixture(params=sorted(CATALOG))
+@pytest.fixture(params=[pytest.param(name, marks=[] if name in QUICK else in_full) for name in sorted(CATALOG)])
 def name(request):
     return request.param
 

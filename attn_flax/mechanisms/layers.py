@@ -1,5 +1,6 @@
 """Layers that several mechanisms are made of."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -11,6 +12,10 @@ from jaxtyping import Array, Float
 
 from attn_flax import ops
 from attn_flax.mechanisms.cost import Cost
+from attn_flax.mechanisms.layout import promote
+
+BatchNorm = functools.partial(nnx.BatchNorm, momentum=0.9, epsilon=1e-5, use_fast_variance=False)
+"""As PyTorch has it by default, where the momentum is that of the new value: 0.1."""
 
 
 class DepthwiseConv(nnx.Module):
@@ -50,9 +55,9 @@ class DepthwiseConv(nnx.Module):
 
     def __call__(self, x: Float[Array, "*s c"]) -> Float[Array, "*s c"]:
         """The map of the same size, zeros around it."""
-        dtype = self.dtype or jnp.result_type(x, self.param_dtype)
-        y = ops.depthwise_conv(x.astype(dtype), self.kernel[...].astype(dtype), dilation=self.dilation)
-        return y if self.bias is None else y + self.bias[...].astype(dtype)
+        x = promote(x, self)
+        y = ops.depthwise_conv(x, self.kernel[...].astype(x.dtype), dilation=self.dilation)
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
     def cost(self, n: int) -> Cost:
         """For n positions."""
@@ -94,9 +99,9 @@ class GroupNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b h w c"]:
         """The map normalised."""
-        dtype = self.dtype or jnp.result_type(x, self.param_dtype)
-        normalized = ops.group_normalize(x.astype(dtype), self.groups, epsilon=self.epsilon)
-        return normalized * self.scale[...].astype(dtype) + self.bias[...].astype(dtype)
+        x = promote(x, self)
+        normalized = ops.group_normalize(x, self.groups, epsilon=self.epsilon)
+        return normalized * self.scale[...].astype(x.dtype) + self.bias[...].astype(x.dtype)
 
 
 class Perceptron(nnx.Module):

@@ -52,3 +52,15 @@ def reduced(channels: int, reduction: int, *, at_least: int = 1) -> int:
     check(channels >= 1, f"channels must be at least 1, got {channels}.")
     check(reduction >= 1, f"reduction must be at least 1, got {reduction}.")
     return max(channels // reduction, at_least)
+
+
+def hidden_width(channels: int, reduction: int, hidden: int | None, *, at_least: int = 1) -> int:
+    """The width of a bottleneck that was asked for, or if none was the `reduced` one.
+
+    Raises:
+        InputError: channels, a reduction or a width below 1.
+    """
+    default = reduced(channels, reduction, at_least=at_least)
+    width = default if hidden is None else hidden
+    check(width >= 1, f"hidden must be at least 1, got {width}.")
+    return width

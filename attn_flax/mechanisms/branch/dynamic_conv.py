@@ -31,7 +31,7 @@ from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.branch.condconv import check_experts, cost_of_experts, initialize_experts
 from attn_flax.mechanisms.cost import Cost
-from attn_flax.mechanisms.layout import check_map, promote, reduced
+from attn_flax.mechanisms.layout import check_map, hidden_width, promote
 from attn_flax.ops.branches import conv_by_experts
 
 
@@ -114,8 +114,7 @@ class DynamicConv(nnx.Module):
         rngs: nnx.Rngs,
     ):
         check_experts(channels, num_experts, kernel_size, groups)
-        hidden = reduced(channels, reduction) if hidden is None else hidden
-        check(hidden >= 1, f"hidden must be at least 1, got {hidden}.")
+        hidden = hidden_width(channels, reduction, hidden)
         check(temperature > 0, f"temperature must be positive, got {temperature}.")
         layer = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         shape = (num_experts, kernel_size, kernel_size, channels // groups, channels)

@@ -34,7 +34,8 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
-from attn_flax.mechanisms.layout import check_map, promote, reduced
+from attn_flax.mechanisms.layers import BatchNorm
+from attn_flax.mechanisms.layout import check_map, hidden_width, promote
 from attn_flax.ops.branches import branch_softmax, fuse_branches, grouped_conv
 
 
@@ -100,8 +101,7 @@ class SelectiveKernel(nnx.Module):
         rngs: nnx.Rngs,
     ):
         check(channels >= 1, f"channels must be at least 1, got {channels}.")
-        hidden = reduced(channels, reduction, at_least=minimum) if hidden is None else hidden
-        check(hidden >= 1, f"hidden must be at least 1, got {hidden}.")
+        hidden = hidden_width(channels, reduction, hidden, at_least=minimum)
         check(
             len(kernel_sizes) >= 1 and all(k >= 1 and k % 2 for k in kernel_sizes),
             f"kernel_sizes must be odd, one for each branch, got {tuple(kernel_sizes)}.",
@@ -131,13 +131,10 @@ class SelectiveKernel(nnx.Module):
                 **layer,
             )
 
-        def norm(features):
-            return nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, use_fast_variance=False, **layer)
-
         self.convs = nnx.List([conv(k) for k in kernel_sizes])
-        self.norms = nnx.List([norm(channels) for _ in kernel_sizes])
+        self.norms = nnx.List([BatchNorm(channels, **layer) for _ in kernel_sizes])
         self.reduce = nnx.Linear(channels, hidden, use_bias=False, **layer)
-        self.norm = norm(hidden)
+        self.norm = BatchNorm(hidden, **layer)
         self.expand = nnx.Linear(hidden, len(kernel_sizes) * channels, use_bias=False, **layer)
 
     def attention_map(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b m c"]:

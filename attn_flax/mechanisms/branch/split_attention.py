@@ -34,6 +34,7 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
+from attn_flax.mechanisms.layers import BatchNorm
 from attn_flax.mechanisms.layout import check_map, promote, reduced
 from attn_flax.ops.branches import branch_softmax, fuse_branches, grouped_conv
 
@@ -114,9 +115,6 @@ class SplitAttention(nnx.Module):
         )
         layer = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
 
-        def norm(features):
-            return nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, use_fast_variance=False, **layer)
-
         def linear(c_in, c_out):
             sizes = (groups, c_in // groups, c_out // groups)
             initialize = nnx.initializers.lecun_normal(batch_axis=0)
@@ -131,9 +129,9 @@ class SplitAttention(nnx.Module):
             conv_general_dilated=grouped_conv,
             **layer,
         )
-        self.conv_norm = nnx.data(norm(radix * channels) if use_norm else None)
+        self.conv_norm = nnx.data(BatchNorm(radix * channels, **layer) if use_norm else None)
         self.reduce = linear(channels, hidden)
-        self.norm = nnx.data(norm(hidden) if use_norm else None)
+        self.norm = nnx.data(BatchNorm(hidden, **layer) if use_norm else None)
         self.expand = linear(hidden, radix * channels)
         self.radix = radix
         self.groups = groups

@@ -34,7 +34,7 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
-from attn_flax.mechanisms.layout import check_map, promote, reduced
+from attn_flax.mechanisms.layout import check_map, hidden_width, promote
 
 
 def eca_weights(
@@ -125,9 +125,7 @@ class EfficientChannel(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        narrow = reduced(channels, reduction)
-        hidden = narrow if hidden is None else hidden
-        check(hidden >= 1, f"hidden must be at least 1, got {hidden}.")
+        hidden = hidden_width(channels, reduction, hidden)
         check(gamma > 0, f"gamma must be positive, got {gamma}.")
         k = nearest_odd(abs(math.log2(channels) + b) / gamma) if kernel_size is None else kernel_size
         check(k >= 1 and k % 2 == 1, f"kernel_size must be odd and at least 1, got {k}.")

@@ -33,6 +33,7 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
+from attn_flax.mechanisms.layers import BatchNorm
 from attn_flax.mechanisms.layout import check_map, flatten_positions, promote
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -130,13 +131,12 @@ class Enc(nnx.Module):
         check(channels >= 1, f"channels must be at least 1, got {channels}.")
         check(num_codes >= 1, f"num_codes must be at least 1, got {num_codes}.")
         layer = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        norm = {"momentum": 0.9, "epsilon": 1e-5, "use_fast_variance": False, **layer}
         bound = (num_codes * channels) ** -0.5
         self.project = nnx.Linear(channels, channels, use_bias=False, **layer)
-        self.norm = nnx.BatchNorm(channels, **norm)
+        self.norm = BatchNorm(channels, **layer)
         self.codewords = nnx.Param(jax.random.uniform(rngs.params(), (num_codes, channels), param_dtype, -bound, bound))
         self.smoothing = nnx.Param(jax.random.uniform(rngs.params(), (num_codes,), param_dtype, -1, 0))
-        self.code_norm = nnx.BatchNorm(num_codes, axis=-2, **norm)
+        self.code_norm = BatchNorm(num_codes, axis=-2, **layer)
         self.excite = nnx.Linear(channels, channels, **layer)
         self.residual = residual
 

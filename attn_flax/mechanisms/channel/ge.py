@@ -39,8 +39,8 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
-from attn_flax.mechanisms.layers import DepthwiseConv, Perceptron
-from attn_flax.mechanisms.layout import check_map, promote, reduced
+from attn_flax.mechanisms.layers import BatchNorm, DepthwiseConv, Perceptron
+from attn_flax.mechanisms.layout import check_map, hidden_width, promote
 
 
 def gather_averages(x: Float[Array, "*b h w c"], extent: int) -> Float[Array, "*b p q c"]:
@@ -112,9 +112,7 @@ class DepthwiseGather(nnx.Module):
         layer = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         windows = [(3, 3)] * (extent.bit_length() - 1) if extent else [feature_size]
         self.convolutions = nnx.List([DepthwiseConv(channels, window, use_bias=False, **layer) for window in windows])
-        self.norms = nnx.List(
-            [nnx.BatchNorm(channels, momentum=0.9, epsilon=1e-5, use_fast_variance=False, **layer) for _ in windows]
-        )
+        self.norms = nnx.List([BatchNorm(channels, **layer) for _ in windows])
         self.strides, self.padding = ((2, 2), ((1, 1), (1, 1))) if extent else ((1, 1), "VALID")
 
     def __call__(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b p q c"]:
@@ -176,9 +174,7 @@ class GatherExcite(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        narrow = reduced(channels, reduction)
-        hidden = narrow if hidden is None else hidden
-        check(hidden >= 1, f"hidden must be at least 1, got {hidden}.")
+        hidden = hidden_width(channels, reduction, hidden)
         check(extent >= 0, f"extent must be at least 0, got {extent}.")
         is_sized = parametric and extent == 0
         if is_sized:

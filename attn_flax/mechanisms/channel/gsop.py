@@ -31,6 +31,7 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
+from attn_flax.mechanisms.layers import BatchNorm
 from attn_flax.mechanisms.layout import check_map, promote
 
 RATIO = 4
@@ -97,13 +98,12 @@ class Gsop(nnx.Module):
         check(hidden >= 1, f"hidden must be at least 1, got {hidden}.")
         check(stride >= 1, f"stride must be at least 1, got {stride}.")
         layer = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        norm = {"momentum": 0.9, "epsilon": 1e-5, "use_fast_variance": False, **layer}
         of_row = nnx.initializers.variance_scaling(
             1.0, "fan_in", "truncated_normal", in_axis=1, out_axis=2, batch_axis=0
         )
         self.reduce = nnx.Linear(channels, hidden, **layer)
-        self.norm = nnx.BatchNorm(hidden, **norm)
-        self.row_norm = nnx.BatchNorm(hidden, axis=-2, **norm)
+        self.norm = BatchNorm(hidden, **layer)
+        self.row_norm = BatchNorm(hidden, axis=-2, **layer)
         self.convolve_rows = nnx.Einsum(
             "...jl,jlk->...jk", (hidden, hidden, RATIO), (hidden, RATIO), kernel_init=of_row, **layer
         )

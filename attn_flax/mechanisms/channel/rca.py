@@ -25,11 +25,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from attn_flax.checks import check
 from attn_flax.mechanisms.channel.se import se, se_weights
 from attn_flax.mechanisms.cost import Cost
 from attn_flax.mechanisms.layers import Perceptron
-from attn_flax.mechanisms.layout import check_map, promote, reduced
+from attn_flax.mechanisms.layout import check_map, hidden_width, promote
 
 
 def rca_weights(x: Float[Array, "*b h w c"], transform: Callable, excite: Callable) -> Float[Array, "*b c"]:
@@ -80,9 +79,7 @@ class ResidualChannelAttention(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        narrow = reduced(channels, reduction)
-        hidden = narrow if hidden is None else hidden
-        check(hidden >= 1, f"hidden must be at least 1, got {hidden}.")
+        hidden = hidden_width(channels, reduction, hidden)
         layer = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.first = nnx.Conv(channels, channels, (3, 3), **layer)
         self.second = nnx.Conv(channels, channels, (3, 3), **layer)

@@ -24,10 +24,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from attn_flax import ops
-from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
 from attn_flax.mechanisms.layers import Perceptron
-from attn_flax.mechanisms.layout import check_map, promote, reduced
+from attn_flax.mechanisms.layout import check_map, hidden_width, promote
 
 
 def se_weights(x: Float[Array, "*b h w c"], excite: Callable) -> Float[Array, "*b c"]:
@@ -78,8 +77,7 @@ class SqueezeExcite(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        hidden = reduced(channels, reduction) if hidden is None else hidden
-        check(hidden >= 1, f"hidden must be at least 1, got {hidden}.")
+        hidden = hidden_width(channels, reduction, hidden)
         self.excite = Perceptron(channels, hidden, use_bias=use_bias, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
     def attention_map(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b c"]:

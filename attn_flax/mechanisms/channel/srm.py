@@ -28,6 +28,7 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
+from attn_flax.mechanisms.layers import BatchNorm
 from attn_flax.mechanisms.layout import check_map, promote
 
 
@@ -104,11 +105,8 @@ class StyleRecalibration(nnx.Module):
         check(correction in (0, 1), f"correction must be 0 or 1, got {correction}.")
         check(epsilon > 0, f"epsilon must be positive, got {epsilon}.")
         self.kernel = nnx.Param(jnp.zeros((2, channels), param_dtype))
-        self.norm = nnx.BatchNorm(
+        self.norm = BatchNorm(
             channels,
-            momentum=0.9,
-            epsilon=1e-5,
-            use_fast_variance=False,
             dtype=dtype,
             param_dtype=param_dtype,
             rngs=rngs,

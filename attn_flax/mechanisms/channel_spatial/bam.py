@@ -35,6 +35,7 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
+from attn_flax.mechanisms.layers import BatchNorm
 from attn_flax.mechanisms.layout import check_map, promote, reduced
 
 Merge = Literal["sum", "product"]
@@ -105,7 +106,7 @@ class Bam(nnx.Module):
 
         def norm(features, *, is_hidden):
             placed = is_hidden is norm_hidden
-            norms = [nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, use_fast_variance=False, **layer)]
+            norms = [BatchNorm(features, **layer)]
             return norms if placed else []
 
         def hidden_layer(linear):

@@ -33,8 +33,8 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
-from attn_flax.mechanisms.layers import Perceptron
-from attn_flax.mechanisms.layout import check_map, promote, reduced
+from attn_flax.mechanisms.layers import BatchNorm, Perceptron
+from attn_flax.mechanisms.layout import check_map, hidden_width, promote
 
 
 def cbam_channel_weights(x: Float[Array, "*b h w c"], excite: Callable, *, light: bool = False) -> Float[Array, "*b c"]:
@@ -113,13 +113,12 @@ class Cbam(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        hidden = reduced(channels, reduction) if hidden is None else hidden
-        check(hidden >= 1, f"hidden must be at least 1, got {hidden}.")
+        hidden = hidden_width(channels, reduction, hidden)
         check(kernel_size >= 1 and kernel_size % 2 == 1, f"kernel_size must be odd and positive, got {kernel_size}.")
         layer = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.excite = Perceptron(channels, hidden, use_bias=use_bias, **layer)
         self.convolve = nnx.Conv(1 if light else 2, 1, (kernel_size, kernel_size), use_bias=False, **layer)
-        self.norm = nnx.BatchNorm(1, momentum=0.9, epsilon=1e-5, use_fast_variance=False, **layer)
+        self.norm = BatchNorm(1, **layer)
         self.light = light
 
     def attention_map(self, x: Float[Array, "*b h w c"]) -> dict[str, Array]:

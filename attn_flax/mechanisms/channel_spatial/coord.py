@@ -27,9 +27,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from attn_flax import ops
-from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
-from attn_flax.mechanisms.layout import check_map, promote, reduced
+from attn_flax.mechanisms.layers import BatchNorm
+from attn_flax.mechanisms.layout import check_map, hidden_width, promote
 
 
 def coord_weights(
@@ -92,12 +92,10 @@ class CoordinateAttention(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        default = reduced(channels, reduction, at_least=8)
-        hidden = default if hidden is None else hidden
-        check(hidden >= 1, f"hidden must be at least 1, got {hidden}.")
+        hidden = hidden_width(channels, reduction, hidden, at_least=8)
         types = {"dtype": dtype, "param_dtype": param_dtype}
         self.reduce = nnx.Linear(channels, hidden, use_bias=use_bias, **types, rngs=rngs)
-        self.norm = nnx.BatchNorm(hidden, momentum=0.9, epsilon=1e-5, use_fast_variance=False, **types, rngs=rngs)
+        self.norm = BatchNorm(hidden, **types, rngs=rngs)
         self.expand_h = nnx.Linear(hidden, channels, use_bias=use_bias, **types, rngs=rngs)
         self.expand_w = nnx.Linear(hidden, channels, use_bias=use_bias, **types, rngs=rngs)
 

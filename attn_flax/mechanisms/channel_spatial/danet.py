@@ -33,6 +33,7 @@ from jaxtyping import Array, Float
 
 from attn_flax import ops
 from attn_flax.mechanisms.cost import Cost
+from attn_flax.mechanisms.layers import BatchNorm
 from attn_flax.mechanisms.layout import check_map, flatten_positions, promote, reduced
 from attn_flax.mechanisms.spatial.sagan import SaganAttention
 
@@ -77,7 +78,7 @@ class ConvNormRelu(nnx.Module):
     ):
         layer = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.conv = nnx.Conv(in_features, out_features, (3, 3), use_bias=False, **layer)
-        self.norm = nnx.BatchNorm(out_features, momentum=0.9, use_fast_variance=False, **layer)
+        self.norm = BatchNorm(out_features, **layer)
 
     def __call__(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b h w d"]:
         """The map transformed."""

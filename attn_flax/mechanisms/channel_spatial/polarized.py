@@ -31,7 +31,7 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
-from attn_flax.mechanisms.layout import check_map, promote, reduced
+from attn_flax.mechanisms.layout import check_map, flatten_positions, promote, reduced
 
 Layout = Literal["parallel", "sequential"]
 BOTTLENECK = 4
@@ -48,7 +48,7 @@ def polarized_channel_weights(
         value: x -> v, any callable from (*b, n, c) to (*b, n, e).
         restore: from (*b, e) to (*b, c), in the paper LN(W_z ·).
     """
-    x = _tokens(x)
+    x = flatten_positions(x, 2)
     weights = _softmax(query(x)[..., 0])
     return jax.nn.sigmoid(restore(jnp.einsum("...n,...ne->...e", weights, value(x))))
 
@@ -81,7 +81,7 @@ def polarized_spatial_weights(
         value: x -> V, any callable from (*b, n, c) to (*b, n, e).
         match: the scores of the averaged query and the values.
     """
-    return jax.nn.sigmoid(match(query(ops.average(x)), value(_tokens(x)))).reshape(x.shape[:-1])
+    return jax.nn.sigmoid(match(query(ops.average(x)), value(flatten_positions(x, 2)))).reshape(x.shape[:-1])
 
 
 def polarized(
@@ -190,10 +190,6 @@ class PolarizedSelfAttention(nnx.Module):
     def _map(self, x):
         check_map(x, self.channel_query.in_features)
         return promote(x, self.channel_query)
-
-
-def _tokens(x):
-    return x.reshape(*x.shape[:-3], -1, x.shape[-1])
 
 
 def _match(q, v):

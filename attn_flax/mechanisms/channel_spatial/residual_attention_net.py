@@ -36,6 +36,7 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
+from attn_flax.mechanisms.layers import BatchNorm
 from attn_flax.mechanisms.layout import check_map, promote, reduced
 
 
@@ -85,11 +86,11 @@ class ResidualUnit(nnx.Module):
 
     def __init__(self, channels: int, hidden: int, *, dtype: DTypeLike | None, param_dtype: DTypeLike, rngs: nnx.Rngs):
         layer = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.norm_in = _batch_norm(channels, layer)
+        self.norm_in = BatchNorm(channels, **layer)
         self.reduce = nnx.Linear(channels, hidden, use_bias=False, **layer)
-        self.norm = _batch_norm(hidden, layer)
+        self.norm = BatchNorm(hidden, **layer)
         self.conv = nnx.Conv(hidden, hidden, (3, 3), use_bias=False, **layer)
-        self.norm_out = _batch_norm(hidden, layer)
+        self.norm_out = BatchNorm(hidden, **layer)
         self.expand = nnx.Linear(hidden, channels, use_bias=False, **layer)
 
     def __call__(self, z: Float[Array, "*b h w c"]) -> Float[Array, "*b h w c"]:
@@ -168,9 +169,9 @@ class ResidualAttention(nnx.Module):
         self.down = nnx.List([units(r if s < steps - 1 else 2 * r) for s in range(steps)])
         self.skip = nnx.List([units(1) for _ in range(steps - 1)])
         self.up = nnx.List([units(r) for _ in range(steps - 1)])
-        self.norm_in = _batch_norm(channels, layer)
+        self.norm_in = BatchNorm(channels, **layer)
         self.mix = nnx.Linear(channels, channels, use_bias=False, **layer)
-        self.norm = _batch_norm(channels, layer)
+        self.norm = BatchNorm(channels, **layer)
         self.score = nnx.Linear(channels, channels, use_bias=False, **layer)
         self.after = units(after)
 
@@ -204,7 +205,3 @@ class ResidualAttention(nnx.Module):
     def _map(self, x):
         check_map(x, self.mix.in_features)
         return promote(x, self.mix)
-
-
-def _batch_norm(channels, layer):
-    return nnx.BatchNorm(channels, momentum=0.9, epsilon=1e-5, use_fast_variance=False, **layer)

@@ -32,6 +32,7 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
+from attn_flax.mechanisms.layers import BatchNorm
 from attn_flax.mechanisms.layout import check_map, promote
 
 Interpolation = Literal["bilinear", "nearest"]
@@ -95,7 +96,7 @@ class NormedConv(nnx.Module):
     def __init__(self, channels: int, *, dtype: DTypeLike | None, param_dtype: DTypeLike, rngs: nnx.Rngs):
         layer = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.conv = nnx.Conv(channels, channels, (3, 3), use_bias=False, **layer)
-        self.norm = nnx.BatchNorm(channels, momentum=0.9, epsilon=1e-5, use_fast_variance=False, **layer)
+        self.norm = BatchNorm(channels, **layer)
 
     def __call__(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b h w c"]:
         """The map of the same size."""

@@ -34,6 +34,7 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
+from attn_flax.mechanisms.layers import BatchNorm
 from attn_flax.mechanisms.layout import check_map, promote, reduced
 
 
@@ -261,7 +262,7 @@ class _ConvNorm(nnx.Module):
 
     def __init__(self, in_features, features, window, **layer):
         self.conv = nnx.Conv(in_features, features, window, use_bias=False, **layer)
-        self.norm = _batch_norm(features, **layer)
+        self.norm = BatchNorm(features, **layer)
         self.features = features
 
     def __call__(self, x):
@@ -273,11 +274,7 @@ class _LinearNorm(nnx.Module):
 
     def __init__(self, in_features, features, **layer):
         self.linear = nnx.Linear(in_features, features, use_bias=False, **layer)
-        self.norm = _batch_norm(features, **layer)
+        self.norm = BatchNorm(features, **layer)
 
     def __call__(self, x):
         return self.norm(self.linear(x))
-
-
-def _batch_norm(features, **layer):
-    return nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, use_fast_variance=False, **layer)

@@ -27,6 +27,7 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
+from attn_flax.mechanisms.layers import BatchNorm
 from attn_flax.mechanisms.layout import check_map, promote
 
 
@@ -135,7 +136,7 @@ class _Score(nnx.Module):
 
     def __init__(self, kernel_size, **layer):
         self.conv = nnx.Conv(2, 1, (kernel_size, kernel_size), use_bias=False, **layer)
-        self.norm = nnx.BatchNorm(1, momentum=0.99, epsilon=1e-5, use_fast_variance=False, **layer)
+        self.norm = BatchNorm(1, momentum=0.99, **layer)
 
     def __call__(self, z):
         return self.norm(self.conv(z))

@@ -28,6 +28,7 @@ from jaxtyping import Array, Float
 
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
+from attn_flax.mechanisms.layers import BatchNorm
 from attn_flax.mechanisms.layout import check_map, promote, reduced
 
 
@@ -114,9 +115,7 @@ class AttentionGate(nnx.Module):
         self.of_signal = nnx.Linear(gating_channels, hidden, **layer)
         self.score = nnx.Linear(hidden, 1, **layer)
         self.project = nnx.data(nnx.Linear(channels, channels, **layer) if project else None)
-        self.norm = nnx.data(
-            nnx.BatchNorm(channels, momentum=0.9, epsilon=1e-5, use_fast_variance=False, **layer) if project else None
-        )
+        self.norm = nnx.data(BatchNorm(channels, **layer) if project else None)
         self.channels = channels
         self.stride = stride
 

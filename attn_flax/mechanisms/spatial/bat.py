@@ -31,7 +31,8 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
-from attn_flax.mechanisms.layout import check_map, promote, reduced
+from attn_flax.mechanisms.layers import BatchNorm
+from attn_flax.mechanisms.layout import check_map, hidden_width, promote
 
 
 def bat_weights(
@@ -110,7 +111,7 @@ class ConvNormRelu(nnx.Module):
     ):
         layer = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.conv = nnx.Linear(in_features, out_features, use_bias=use_bias, **layer)
-        self.norm = nnx.BatchNorm(out_features, momentum=0.9, use_fast_variance=False, **layer)
+        self.norm = BatchNorm(out_features, **layer)
 
     def __call__(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b h w d"]:
         """The map transformed."""
@@ -159,9 +160,7 @@ class BilinearAttentionTransform(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        narrow = reduced(channels, reduction)
-        hidden = narrow if hidden is None else hidden
-        check(hidden >= 1, f"hidden must be at least 1, got {hidden}.")
+        hidden = hidden_width(channels, reduction, hidden)
         check(block_size >= 1, f"block_size must be at least 1, got {block_size}.")
         check(
             groups >= 1 and hidden % groups == 0,

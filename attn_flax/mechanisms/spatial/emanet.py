@@ -29,6 +29,7 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
+from attn_flax.mechanisms.layers import BatchNorm
 from attn_flax.mechanisms.layout import check_map, flatten_positions, promote
 
 EPSILON = 1e-6
@@ -118,7 +119,7 @@ class ExpectationMaximizationAttention(nnx.Module):
         layer = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.embed = nnx.Linear(channels, channels, **layer)
         self.project = nnx.Linear(channels, channels, use_bias=False, **layer)
-        self.norm = nnx.BatchNorm(channels, momentum=0.9, epsilon=1e-5, use_fast_variance=False, **layer)
+        self.norm = BatchNorm(channels, **layer)
         self.bases = nnx.BatchStat(unit_bases(jax.random.normal(rngs.params(), (num_bases, channels), param_dtype)))
         self.steps = steps
         self.momentum = momentum

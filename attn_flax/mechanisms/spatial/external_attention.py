@@ -29,6 +29,7 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
+from attn_flax.mechanisms.layers import BatchNorm
 from attn_flax.mechanisms.layout import check_channels, flatten_positions, promote
 
 
@@ -112,7 +113,7 @@ class ExternalAttention(nnx.Module):
         self.value_memory = nnx.Param(value_init(rngs.params(), (units, channels), param_dtype))
         self.before = nnx.data(nnx.Linear(channels, channels, **layer) if block else None)
         self.after = nnx.data(nnx.Linear(channels, channels, use_bias=False, **layer) if block else None)
-        self.norm = nnx.data(nnx.BatchNorm(channels, momentum=0.9, use_fast_variance=False, **layer) if block else None)
+        self.norm = nnx.data(BatchNorm(channels, **layer) if block else None)
         self.epsilon = epsilon
         self.num_spatial_dims = num_spatial_dims
         self.dtype = dtype

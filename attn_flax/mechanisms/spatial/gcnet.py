@@ -30,7 +30,7 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
-from attn_flax.mechanisms.layout import check_map, flatten_positions, promote, reduced
+from attn_flax.mechanisms.layout import check_map, flatten_positions, hidden_width, promote
 
 
 def gcnet_weights(x: Float[Array, "*b h w c"], score: Callable) -> Float[Array, "*b h w"]:
@@ -143,9 +143,7 @@ class GlobalContext(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        narrow = reduced(channels, reduction)
-        hidden = narrow if hidden is None else hidden
-        check(hidden >= 1, f"hidden must be at least 1, got {hidden}.")
+        hidden = hidden_width(channels, reduction, hidden)
         check(epsilon > 0, f"epsilon must be positive, got {epsilon}.")
         check(fuse_add or fuse_scale, "fuse_add or fuse_scale must be true, got neither.")
         layer = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}

@@ -33,6 +33,7 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
+from attn_flax.mechanisms.layers import BatchNorm
 from attn_flax.mechanisms.layout import check_map, flatten_positions, promote
 
 EPSILON = 1e-6
@@ -140,12 +141,11 @@ class Hamburger(nnx.Module):
         for name, number in (("steps", steps), ("eval_steps", eval_steps)):
             check(number >= 0, f"{name} must be at least 0, got {number}.")
         layer = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        norm = {"momentum": 0.9, "epsilon": 1e-5, "use_fast_variance": False}
         self.lower = nnx.Linear(channels, hidden, **layer)
         self.cheese = nnx.data(nnx.Linear(hidden, hidden, use_bias=False, **layer) if cheese else None)
-        self.cheese_norm = nnx.data(nnx.BatchNorm(hidden, **norm, **layer) if cheese else None)
+        self.cheese_norm = nnx.data(BatchNorm(hidden, **layer) if cheese else None)
         self.upper = nnx.Linear(hidden, channels, use_bias=False, **layer)
-        self.norm = nnx.BatchNorm(channels, **norm, **layer)
+        self.norm = BatchNorm(channels, **layer)
         self.bases = nnx.BatchStat(_random_bases(rngs.params(), (rank, hidden), param_dtype))
         self.rngs = rngs["bases"].fork()
         self.steps = steps

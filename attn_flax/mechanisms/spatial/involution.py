@@ -28,6 +28,7 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
+from attn_flax.mechanisms.layers import BatchNorm
 from attn_flax.mechanisms.layout import check_map, promote, reduced
 
 
@@ -111,7 +112,7 @@ class Involution(nnx.Module):
         layer = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         groups = channels // group_channels
         self.reduce = nnx.Linear(channels, hidden, use_bias=use_bias, **layer)
-        self.norm = nnx.BatchNorm(hidden, momentum=0.9, epsilon=1e-5, use_fast_variance=False, **layer)
+        self.norm = BatchNorm(hidden, **layer)
         self.span = nnx.Linear(hidden, groups * kernel_size**2, **layer)
         self.groups = groups
         self.kernel_size = kernel_size

@@ -26,7 +26,8 @@ from jaxtyping import Array, Float
 
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
-from attn_flax.mechanisms.layout import check_map, promote, reduced
+from attn_flax.mechanisms.layers import BatchNorm
+from attn_flax.mechanisms.layout import check_map, hidden_width, promote
 from attn_flax.mechanisms.spatial.self_attention_2d import self_attention_2d, self_attention_2d_weights
 
 Scale = Literal["none", "hidden", "channels"]
@@ -112,9 +113,7 @@ class NonLocal(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        narrow = reduced(channels, reduction)
-        hidden = narrow if hidden is None else hidden
-        check(hidden >= 1, f"hidden must be at least 1, got {hidden}.")
+        hidden = hidden_width(channels, reduction, hidden)
         check(scale in get_args(Scale), f"scale must be 'none', 'hidden' or 'channels', got {scale!r}.")
         check(subsample >= 1, f"subsample must be at least 1, got {subsample}.")
         layer = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
@@ -123,9 +122,7 @@ class NonLocal(nnx.Module):
         self.key = nnx.Linear(channels, hidden, **layer)
         self.value = nnx.Linear(channels, hidden, **layer)
         self.project = nnx.Linear(hidden, channels, **layer, **({} if norm else {"kernel_init": zeros}))
-        self.norm = nnx.data(
-            nnx.BatchNorm(channels, momentum=0.9, use_fast_variance=False, scale_init=zeros, **layer) if norm else None
-        )
+        self.norm = nnx.data(BatchNorm(channels, scale_init=zeros, **layer) if norm else None)
         self.scale = {"none": 1.0, "hidden": hidden**-0.5, "channels": channels**-0.5}[scale]
         self.subsample = subsample
 

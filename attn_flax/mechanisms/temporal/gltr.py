@@ -29,6 +29,7 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
+from attn_flax.mechanisms.layers import BatchNorm
 from attn_flax.mechanisms.layout import check_channels, promote
 
 
@@ -125,7 +126,7 @@ class GlobalLocalTemporal(nnx.Module):
         self.key = nnx.Linear(features, hidden, **types)
         self.value = nnx.Linear(features, hidden, **types)
         self.project = nnx.Linear(hidden, features, **types)
-        self.norm = nnx.BatchNorm(
+        self.norm = BatchNorm(
             features,
             momentum=0.9,
             epsilon=1e-5,

@@ -27,6 +27,7 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
+from attn_flax.mechanisms.layers import BatchNorm
 from attn_flax.mechanisms.layout import promote, reduced
 from attn_flax.mechanisms.video import check_video
 
@@ -99,13 +100,12 @@ class TemporalAdaptive(nnx.Module):
         check(alpha >= 1, f"alpha must be at least 1, got {alpha}.")
         check(beta >= 1, f"beta must be at least 1, got {beta}.")
         types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        norm = {"momentum": 0.9, "epsilon": 1e-5, "use_fast_variance": False, **types}
         inner, wide = reduced(channels, beta), alpha * num_frames
         self.reduce = nnx.Conv(channels, inner, (kernel_size,), use_bias=False, **types)
-        self.reduce_norm = nnx.BatchNorm(inner, **norm)
+        self.reduce_norm = BatchNorm(inner, **types)
         self.expand = nnx.Linear(inner, channels, use_bias=False, **types)
         self.widen = nnx.Linear(num_frames, wide, use_bias=False, **types)
-        self.widen_norm = nnx.BatchNorm(wide, **norm)
+        self.widen_norm = BatchNorm(wide, **types)
         self.form = nnx.Linear(wide, kernel_size, use_bias=False, **types)
 
     def attention_map(self, x: Float[Array, "*b t h w c"]) -> dict[str, Float[Array, "..."]]:

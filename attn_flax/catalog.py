@@ -18,7 +18,7 @@ from attn_flax.checks import InputError, UnknownNameError, check, check_argument
 from attn_flax.mechanisms.cost import Cost
 from attn_flax.mechanisms.document import Document, read_document
 
-Kind = Literal["map", "video", "tokens", "map + signal", "map + state", "pool"]
+Kind = Literal["map", "video", "map + signal", "map + state", "pool"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Row:
     Attributes:
         module: the class, constructed as `module(channels, *, rngs, **arguments)`.
         arguments: what the name fixes, so that a variant is a row and not a class.
-        kind: what it takes, and gives in the same layout: "map" (*b h w c), "video" (*b t h w c) or "tokens" (*b n c);
+        kind: what it takes, and gives in the same layout: "map" (*b h w c) or "video" (*b t h w c);
             "map + signal" and "map + state" take a second argument, and "pool" gives another layout.
     """
 

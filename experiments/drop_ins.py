@@ -71,10 +71,11 @@ def main(config: Config, console: Console | None = None) -> dict[str, Any]:
     """
     console = console or Console()
     check(config.steps >= LAST, f"steps must be at least {LAST}, got {config.steps}.")
-    names = config.names or list_attentions(drop_in=True)
+    known = list_attentions(drop_in=True)
+    names = config.names or known
     for name in names:
-        if name not in list_attentions(drop_in=True):
-            raise UnknownNameError("drop-in attention", name, list_attentions(drop_in=True))
+        if name not in known:
+            raise UnknownNameError("drop-in attention", name, known)
     dataset = data.load_dataset(config.dataset, data_dir=config.data_dir)
     console.print(_row(*HEADINGS), soft_wrap=True)
     console.print(_row(*["---"] * len(HEADINGS)), soft_wrap=True)

@@ -41,7 +41,7 @@ def load_timm(module: nnx.Module, state_dict: Mapping[str, Any]) -> None:
         if theirs[name].shape != expected[name]
     ]
     check(not faults, f"the weights do not fit {type(module).__name__}: {listed(sorted(faults), SHOWN)}.")
-    _update(module, {path: leaf.from_torch(theirs[name], ours[path].shape) for path, (name, leaf) in places.items()})
+    _set_leaves(module, [leaf.from_torch(theirs[name], ours[path].shape) for path, (name, leaf) in places.items()])
 
 
 def to_timm(module: nnx.Module) -> dict[str, np.ndarray]:
@@ -76,12 +76,9 @@ def _place(module, path) -> tuple[str, Leaf]:
     raise InputError(f"timm's {type(module).__name__} has no {path}: it was built with arguments unknown to timm.")
 
 
-def _update(module, arrays):
-    state = nnx.state(module, (nnx.Param, nnx.BatchStat))
-    nnx.update(
-        module,
-        jax.tree.map_with_path(
-            lambda path, old: jnp.asarray(arrays[jax.tree_util.keystr(path, simple=True, separator=".")], old.dtype),
-            nnx.to_pure_dict(state),
-        ),
-    )
+def _set_leaves(module, arrays):
+    """Takes arrays in the order of `_leaves`."""
+    state = nnx.to_pure_dict(nnx.state(module, (nnx.Param, nnx.BatchStat)))
+    old, structure = jax.tree.flatten(state)
+    new = [jnp.asarray(array, leaf.dtype) for array, leaf in zip(arrays, old, strict=True)]
+    nnx.update(module, jax.tree.unflatten(structure, new))

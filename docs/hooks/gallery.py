@@ -113,16 +113,17 @@ def _picture(name: str) -> bytes | None:
 
 def _inputs(name, module, features):
     """What the mechanism takes: the photograph, or a film in which it moves."""
+    kind = CATALOG[name].kind
     film = jnp.stack([jnp.roll(features, step, 2) for step in range(FRAMES)], 1)
     if name == "gltr":
         return (film.mean((2, 3)),)
     if name == "sgu":
         return (features.reshape(1, -1, SHAPE[-1]),)
-    return {
-        "video": (film,),
-        "map + signal": (features, features[:, ::2, ::2]),
-        "map + state": (features, module.zero_state(features) if hasattr(module, "zero_state") else None),
-    }.get(CATALOG[name].kind, (features,))
+    if kind == "map + signal":
+        return features, features[:, ::2, ::2]
+    if kind == "map + state":
+        return features, module.zero_state(features)
+    return (film if kind == "video" else features,)
 
 
 def _photograph():

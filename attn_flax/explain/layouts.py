@@ -53,10 +53,11 @@ def read_map(weights: np.ndarray, batch: int, height: int, width: int) -> dict[s
         return {}
     if weights.ndim == 2 or (weights.ndim >= 4 and weights.shape[1:3] == (1, 1)):
         return {"weight of each channel": weights.reshape(batch, -1)}
-    of_tokens = weights.shape[-1] == weights.shape[-2] and weights.shape[-1] >= math.prod(weights.shape[1:3])
+    is_square = weights.shape[-1] == weights.shape[-2]
+    of_tokens = is_square and weights.shape[-1] >= math.prod(weights.shape[1:3])
     if weights.ndim >= 4 and not of_tokens and (readings := _read_gates(weights, height, width)):
         return readings
-    if weights.shape[-1] == weights.shape[-2] and (readings := _read_tokens(weights, height, width)):
+    if is_square and (readings := _read_tokens(weights, height, width)):
         return readings
     if weights.ndim == 3:
         fits = _fits(*weights.shape[1:], height, width)
@@ -98,7 +99,7 @@ def _read_units(weights, height, width):
     units, n = by_unit.shape[1:]
     if grid := find_grid(n, height, width):
         return _first_units(by_unit.reshape(-1, units, *grid))
-    if first <= BRANCHES and not _fits(first, second, height, width):
+    if first <= BRANCHES:
         return {f"branch {i + 1}": weights[:, i] for i in range(first)}
     return {}
 

@@ -10,7 +10,7 @@ from flax import nnx
 
 from attn_flax.checks import InputError, check, listed
 from attn_flax.interop.layouts import Leaf
-from attn_flax.interop.timm_modules import timm_layers
+from attn_flax.interop.timm_layers import timm_layers
 
 SHOWN = 20
 COUNTER = "num_batches_tracked"

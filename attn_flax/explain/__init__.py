@@ -13,6 +13,9 @@ _HOMES = {
     "draw_attention_maps": "pictures",
     "draw_confusion_matrix": "charts",
     "draw_learning_curves": "charts",
+    "draw_masks": "masks",
+    "explanations": "overview",
+    "draw_strip": "strips",
 }
 __all__ = ["attention_maps", *_HOMES]
 

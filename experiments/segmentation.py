@@ -31,6 +31,7 @@ from attn_flax.tasks.segmentation import class_iou, predict_mask
 
 BACKGROUND = "background"
 CLASSES_SHOWN = 5
+CURVES = ("loss", "accuracy", "mean_iou", "foreground_iou")
 IMAGES_DRAWN = 8
 
 
@@ -51,7 +52,7 @@ PRESETS = {
         optimizer=runs.OptimizerConfig(
             learning_rate=3e-3, warmup=0.1, weight_decay=0.01, clip_norm=1.0, ema_decay=0.99
         ),
-        epochs=8,
+        epochs=6,
         batch_size=16,
     ),
 }
@@ -77,7 +78,7 @@ def build_task(config: Config, data: runs.TaskData, plan: training.Plan) -> Segm
 
 def draw(folder: runs.RunFolder, data: runs.TaskData, trained: runs.Trained, console: Console) -> None:
     """The run's pictures, and the IoU of each class."""
-    explain.draw_learning_curves(folder.read_metrics(), folder.path / "learning_curves.png")
+    explain.draw_learning_curves(folder.read_metrics(), folder.path / "learning_curves.png", CURVES)
     confusion = np.asarray(trained.sums["confusion"], np.float64)
     explain.draw_confusion_matrix(confusion, data.class_names, folder.path / "confusion_matrix.png")
     ious = zip(data.class_names, class_iou(confusion).tolist(), strict=True)

@@ -2,22 +2,26 @@
 
     x_1 = convs_1(x),   x_l = convs_l(halve(x_{l-1}))                  down to the smallest map, y_L = x_L
     y_l = convs'_l([gate_l(x_l, y_{l+1}), up_l(y_{l+1})])              and up again
-    logits = W y_1 + b
+    s_L = W_L y_L + b_L,   s_l = W_l y_l + b_l + resize(s_{l+1})       the logits are s_1
 
 convs are 3×3 convolutions, each followed by a batch norm and relu; halve takes the largest of each 2×2 positions, up is
-a transposed convolution of 2×2 windows in steps of 2. Without gates gate_l(x, y) = x. The coarser map y_{l+1}, which
-knows more of what the picture shows, tells the gate which positions of x_l to let pass.
+a transposed convolution of 2×2 windows in steps of 2, resize interpolates linearly. Without gates gate_l(x, y) = x. The
+coarser map y_{l+1}, which knows more of what the picture shows, tells the gate which positions of x_l to let pass.
 
-Differs from the papers: convolutions are padded with zeros, so that the logits are as large as the image, where
-Ronneberger et al. crop every skip connection and the output; they have no batch norm, which Oktay et al. have. Images
-that the smallest map does not divide are padded with zeros below and on the right, and the logits cropped. A `cell` of
-more than one pixel lays the pixels of each cell out as the channels of one position, and the logits of a position out
-as those of its cell: all maps are then smaller by that factor. The gates are those of the equations of Oktay et al.,
-whose code adds a convolution with batch norm after the gate and before the deepest signal; like there, x_1 has none.
+Differs from the papers: the logits of Ronneberger et al. are W_1 y_1 + b_1 alone, and Oktay et al. supervise the scores
+of coarser maps too. Here the scores of all maps are summed, as Long et al. do: the coarse ones tell which class is
+near, the fine ones where it ends, and what the smallest map learns of the classes need not first find its way up.
+Convolutions are padded with zeros, so that the logits are as large as the image, where Ronneberger et al. crop every
+skip connection and the output; they have no batch norm, which Oktay et al. have. Images that the smallest map does not
+divide are padded with zeros below and on the right, and the logits cropped. A `cell` of more than one pixel lays the
+pixels of each cell out as the channels of one position, and the logits of a position out as those of its cell: all maps
+are then smaller by that factor. The gates are those of the equations of Oktay et al., whose code adds a convolution
+with batch norm after the gate and before the deepest signal; like there, x_1 has none.
 
 Source: Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation" (2015),
 arXiv:1505.04597. The gates: Oktay et al., "Attention U-Net: Learning Where to Look for the Pancreas" (2018),
-arXiv:1804.03999.
+arXiv:1804.03999. The sum of scores: Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic
+Segmentation" (2014), arXiv:1411.4038.
 """
 
 import itertools
@@ -38,7 +42,7 @@ from attn_flax.nn import AttentionGate
 
 
 class UNet(nnx.Module):
-    """U-Net; for two classes of grey images of 31,039,426 parameters without gates, 32,072,517 with them.
+    """U-Net; for two classes of grey images of 31,043,274 parameters without gates, 32,076,365 with them.
 
     Args:
         num_classes: the number of logits of each pixel.
@@ -86,7 +90,10 @@ class UNet(nnx.Module):
         self.gates = nnx.List([AttentionGate(c, gating_channels=d, **types) for c, d in pairs[1:]] if gates else [])
         self.enlarge = nnx.List([nnx.Linear(d, 4 * c, **types) for c, d in pairs])
         self.up = nnx.List([_stage(2 * c, c, depth, **types) for (c, _), depth in zip(pairs, depths, strict=False)])
-        self.head = nnx.Linear(widths[0], num_classes * cell**2, **types)
+        cells = (cell**2, *[1] * len(pairs))
+        self.scores = nnx.List(
+            [nnx.Linear(c, num_classes * pixels, **types) for c, pixels in zip(widths, cells, strict=True)]
+        )
         self.in_channels = in_channels
         self.cell = cell
 
@@ -95,11 +102,14 @@ class UNet(nnx.Module):
         check_map(x, self.in_channels)
         h, w = x.shape[-3:-1]
         *skips, y = self.features(x)
+        logits = self.scores[-1](y)
         for stage in reversed(range(len(skips))):
             skip = self._gated(stage, skips[stage], y)
             enlarged = ops.depth_to_space(self.enlarge[stage](y), 2)
             y = self.up[stage](jnp.concatenate([skip, enlarged], -1))
-        return ops.depth_to_space(self.head(y), self.cell)[..., :h, :w, :]
+            finer = ops.depth_to_space(self.scores[stage](y), 1 if stage else self.cell)
+            logits = finer + ops.resize_bilinear(logits, finer.shape[-3:-1])
+        return logits[..., :h, :w, :]
 
     def features(self, x: Float[Array, "*b h w c"]) -> list[Float[Array, "*b p q d"]]:
         """The maps x_1 … x_L on the way down."""

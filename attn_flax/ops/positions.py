@@ -99,8 +99,8 @@ def sincos_position(size: Sequence[int], d: int, temperature: float = 10000.0) -
 def sincos_coordinates(x: Float[Array, "*s a"], d: int, temperature: float = 10000.0) -> Float[Array, "*s d"]:
     """The sines, then the cosines of 2π·x·θ_f for each coordinate x of a point or a box, those of the first one first.
 
-    In float32 or wider. As DETR has it, one turn of the fastest wave covers the range from 0 to 1; its sines and cosines
-    alternate and its rows come before its columns, which is another order of the same features.
+    In float32 or wider. As DETR has it, one turn of the fastest wave covers the range from 0 to 1; there sines and
+    cosines alternate and rows come before columns, which is another order of the same features.
 
     Args:
         x: a coordinates in [0, 1].

@@ -26,7 +26,7 @@ def spectral_norm(w: Float[Array, "m n"], u: Float[Array, " n"]) -> tuple[Float[
     (3.0, [1.0, 0.0])
     """
     w = w.astype(at_least_float32(w.dtype))
-    fixed = jax.lax.stop_gradient(w)
+    fixed, u = jax.lax.stop_gradient((w, u))
     v = _unit(fixed @ u)
     u = _unit(fixed.T @ v)
     return jnp.maximum(v @ w @ u, EPSILON), u

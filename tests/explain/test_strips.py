@@ -86,6 +86,7 @@ def test_the_figure_has_a_row_for_each_reading_and_a_column_for_each_frame():
     assert received[0].get_images()[-1].get_clim() == received[1].get_images()[-1].get_clim()
 
 
+@pytest.mark.full
 def test_the_png_shows_a_networks_attention(tmp_path):
     sizes = {"in_channels": 1, "embed_dim": 8, "depth": 1, "num_heads": 2}
     network = create_model("timesformer", num_classes=3, **sizes, rngs=nnx.Rngs(0))

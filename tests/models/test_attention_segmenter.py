@@ -15,7 +15,7 @@ from attn_flax.models import AttentionSegmenter, create_model
 from tests import oracles
 from tests.mechanisms.against_oracle import numbers
 from tests.mechanisms.spatial.test_attention_gate import bilinear
-from tests.models.filled import filled, run
+from tests.models.filled import Compiled, filled, run
 
 CHANNELS = (2, 3, 4)
 
@@ -27,7 +27,7 @@ class Maps(nnx.Module):
         self.feature_channels = CHANNELS
 
     def features(self, x):
-        return [x[::step, ::step].repeat(c, -1) * c for step, c in zip((2, 3, 5), CHANNELS, strict=True)]
+        return [x[..., ::step, ::step, :].repeat(c, -1) * c for step, c in zip((2, 3, 5), CHANNELS, strict=True)]
 
 
 class Mixed(nnx.Module):
@@ -74,35 +74,29 @@ def test_it_is_its_composition(arguments, kinds):
 
 
 @pytest.mark.parametrize(
-    ("attention", "hears"),
-    [("danet", True), (partial(create_attention, "criss_cross", recurrence=2), True), ("none", False)],
+    ("attention", "shapes"),
+    [
+        ("criss_cross", (2, 2, 5, 7, 12)),
+        pytest.param("danet", {"channel": (2, 2, 2), "position": (2, 35, 35)}, marks=pytest.mark.full),
+    ],
 )
-def test_with_the_heads_of_danet_and_ccnet_a_corner_hears_from_the_opposite_one(attention, hears):
-    """Criss-cross attention in its two passes; convolutions alone do not reach so far."""
-
-    def create(**types):
-        factories = {"none": None, "danet": partial(create_attention, "danet", **types)}
-        factory = factories.get(attention, attention) if isinstance(attention, str) else partial(attention, **types)
-        return AttentionSegmenter(2, backbone=Maps, attention=factory, width=8, **types)
-
-    net = filled(lambda param_dtype, rngs: create(param_dtype=param_dtype, rngs=rngs))
+def test_the_maps_are_those_of_the_attention(attention, shapes):
+    factory = partial(create_attention, attention, param_dtype=jnp.float64)
+    net = filled(partial(AttentionSegmenter, 2, backbone=Maps, attention=factory, in_channels=1, width=8))
     with jax.enable_x64():
-        image = jnp.asarray(np.random.default_rng(0).normal(size=(33, 41, 1)))
-        change = run(net, image) - run(net, image.at[0, 0].add(1.0))
-    assert (np.abs(change[0, 0]) > 0).all()
-    assert (np.abs(change[-1, -1]) > 0).all() == hears
+        maps = explain.attention_maps(Compiled(net), jnp.ones((2, 9, 13, 1)))["net.attention"]
+    assert jax.tree.map(jnp.shape, maps) == shapes
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("attention", ["danet", "criss_cross"])
-def test_the_maps_come_out_of_a_residual_network(attention):
-    net = create_model("resnet18_segmenter", num_classes=3, attention=attention, width=16, rngs=nnx.Rngs(0))
-    maps = explain.attention_maps(net, jnp.ones((2, 29, 38, 3)))["attention"]
-    shapes = {
-        "danet": {"channel": (2, 4, 4), "position": (2, 20, 20)},
-        "criss_cross": (2, 2, 4, 5, 9),
-    }
-    assert jax.tree.map(jnp.shape, maps) == shapes[attention]
+@pytest.mark.parametrize("name", ["resnet18_segmenter", "resnet50_segmenter"])
+def test_on_a_residual_network_the_largest_map_is_an_eighth(name):
+    def shapes():
+        net = create_model(name, num_classes=3, attention="criss_cross", rngs=nnx.Rngs(0))
+        images = jnp.ones((2, 29, 38, 3))
+        maps = net.backbone.features(images)[-3:]
+        return net.head(maps), net(images)
+
+    assert jax.tree.map(jnp.shape, nnx.eval_shape(shapes)) == ((2, 4, 5, 3), (2, 29, 38, 3))
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,7 @@ def test_without_time_a_video_is_a_bag_of_frames(pool):
     assert np.abs(one - other).max() > 1e-2
 
 
+@pytest.mark.full
 def test_its_maps_are_over_time_and_space_and_its_frames_may_be_gated():
     network = create_model("timesformer", num_classes=5, attention="se", **SIZES, patch_size=4, rngs=nnx.Rngs(0))
     maps = attention_maps(network, jnp.ones((2, *ODD)))

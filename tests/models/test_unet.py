@@ -14,9 +14,8 @@ from attn_flax.models import UNet, create_model
 from tests import oracles
 from tests.mechanisms import against_oracle
 from tests.mechanisms.spatial import test_attention_gate as gate_oracle
-from tests.models.filled import filled, run
+from tests.models.filled import Compiled, filled, run
 
-SHAPE = (8, 16, 2)
 create = partial(UNet, 2, widths=(2, 3, 4), depths=(1, 2, 1), in_channels=2)
 
 
@@ -57,89 +56,73 @@ def enlarge(x, p):
     return channels_to_cells(x @ p["kernel"] + p["bias"], 2)
 
 
-def oracle(x, p, *, cell=1, stages=3, gate=gate_oracle.gated, order=(0, 1)):
+def oracle(
+    x, p, *, cell=1, stages=3, gate=gate_oracle.gated, attend=lambda x: x, order=(0, 1), up=gate_oracle.bilinear
+):
     x, skips = cells_to_channels(x, cell), []
     for stage in range(stages):
-        x = convs(halve(x) if stage else x, part(p, f"down.{stage}"))
+        x = attend(convs(halve(x) if stage else x, part(p, f"down.{stage}")))
         skips.append(x)
     y = skips.pop()
+    logits = y @ p[f"scores.{stages - 1}.kernel"] + p[f"scores.{stages - 1}.bias"]
     for stage in reversed(range(stages - 1)):
         numbers = part(p, f"gates.{stage - 1}")
         skip = gate(skips[stage], y, numbers) if stage and numbers else skips[stage]
         sides = skip, enlarge(y, part(p, f"enlarge.{stage}"))
         y = convs(np.concatenate([sides[i] for i in order], -1), part(p, f"up.{stage}"))
-    return channels_to_cells(y @ p["head.kernel"] + p["head.bias"], cell)
+        scores = y @ p[f"scores.{stage}.kernel"] + p[f"scores.{stage}.bias"]
+        finer = scores if stage else channels_to_cells(scores, cell)
+        logits = finer + up(logits, finer.shape[:2])
+    return logits
 
 
-def built_and_run(shape, **arguments):
-    """A network in float64, its numbers at random, and what it makes of random images."""
-    net = filled(partial(create, **arguments))
-    with jax.enable_x64():
-        images = np.random.default_rng(0).normal(size=shape)
-        return against_oracle.numbers(net), images, np.asarray(run(net, jnp.asarray(images)))
+class Double(nnx.Module):
+    """An attention that anyone can compute."""
+
+    def __init__(self, channels, *, rngs):
+        self.channels = channels
+
+    def __call__(self, x):
+        assert x.shape[-1] == self.channels
+        return 2 * x
 
 
-@pytest.mark.parametrize("gates", [True, False])
-def test_it_is_its_composition(gates):
-    p, images, logits = built_and_run((2, *SHAPE), gates=gates)
-    np.testing.assert_allclose(logits, [oracle(image, p) for image in images], rtol=1e-9, atol=1e-11)
-    mistakes = [
+FORMS = {
+    "gates, cells of pixels": ({"cell": 2}, {"cell": 2}),
+    "no gates, an attention": ({"gates": False, "attention": Double}, {"attend": lambda x: 2 * x}),
+}
+MISTAKES = {
+    "gates, cells of pixels": [
         {"order": (1, 0)},
         {"gate": lambda x, signal, p: x},
         {"gate": lambda x, signal, p: gate_oracle.gated(x, np.zeros_like(signal), p)},
-    ]
-    for mistake in mistakes[: 3 if gates else 1]:
-        assert np.abs(logits[0] - oracle(images[0], p, **mistake)).max() > 1e-3
+    ],
+    "no gates, an attention": [{"attend": lambda x: x}, {"up": gate_oracle.nearest}, {"up": lambda x, size: 0}],
+}
 
 
-def test_cells_of_pixels_are_positions():
-    p, image, logits = built_and_run(SHAPE, cell=2)
-    np.testing.assert_allclose(logits, oracle(image, p, cell=2), rtol=1e-9, atol=1e-11)
-
-
-def test_a_size_that_no_map_divides_is_padded_with_zeros_and_cropped():
-    net = filled(partial(create, cell=2))
+@pytest.mark.parametrize("form", FORMS)
+def test_it_is_its_composition_over_the_image_padded_with_zeros(form):
+    arguments, kinds = FORMS[form]
+    net = filled(partial(create, **arguments))
     with jax.enable_x64():
-        image = jnp.asarray(np.random.default_rng(0).normal(size=(37, 53, 2)))
-        whole = jnp.zeros((40, 56, 2), image.dtype).at[:37, :53].set(image)
-        np.testing.assert_allclose(run(net, image), run(net, whole)[:37, :53], rtol=1e-9, atol=1e-11)
-
-
-def test_any_batch_axes():
-    p, images, logits = built_and_run((2, 3, 4, 8, 2))
-    np.testing.assert_allclose(logits[1, 2], oracle(images[1, 2], p), rtol=1e-9, atol=1e-11)
+        images = np.random.default_rng(0).normal(size=(2, 1, 7, 13, 2))
+        logits, p = np.asarray(run(net, jnp.asarray(images))), against_oracle.numbers(net)
+    padded = np.pad(images[1, 0], [(0, 1), (0, 3), (0, 0)])
+    np.testing.assert_allclose(logits[1, 0], oracle(padded, p, **kinds)[:7, :13], rtol=1e-9, atol=1e-11)
+    for mistake in MISTAKES[form]:
+        assert np.abs(logits[1, 0] - oracle(padded, p, **(kinds | mistake))[:7, :13]).max() > 1e-3
 
 
 def test_the_maps_are_those_of_the_gates():
     net = filled(partial(UNet, 3, widths=(2, 3, 2, 3), depths=(1,) * 4, cell=2))
-    maps = explain.attention_maps(net, jnp.ones((2, 32, 48, 3)))
-    assert {path: weights.shape for path, weights in maps.items()} == {"gates.1": (2, 4, 6), "gates.0": (2, 8, 12)}
-    # The deepest gate comes first.
-    assert list(maps) == ["gates.1", "gates.0"]
-
-
-def test_an_attention_follows_every_stage_on_the_way_down():
-    class Double(nnx.Module):
-        def __init__(self, channels, *, rngs):
-            self.channels = channels
-
-        def __call__(self, x):
-            assert x.shape[-1] == self.channels
-            return 2 * x
-
-    def doubled(x, p):
-        return 2 * convs(x, p)
-
-    net = filled(partial(UNet, 2, widths=(2, 3), depths=(1, 1), in_channels=1, gates=False, attention=Double))
-    image, p = np.random.default_rng(0).normal(size=(4, 6, 1)), against_oracle.numbers(net)
-    first = doubled(image, part(p, "down.0"))
     with jax.enable_x64():
-        maps = nnx.jit(lambda net, image: net.features(image))(net, jnp.asarray(image))
-    np.testing.assert_allclose(maps[0], first, rtol=1e-9)
-    np.testing.assert_allclose(maps[1], doubled(halve(first), part(p, "down.1")), rtol=1e-9)
+        maps = explain.attention_maps(Compiled(net), jnp.ones((2, 32, 48, 3)))
+    shapes = {path: weights.shape for path, weights in maps.items()}
+    assert shapes == {"net.gates.1": (2, 4, 6), "net.gates.0": (2, 8, 12)}
 
 
-@pytest.mark.parametrize(("gates", "parameters"), [(False, 31_039_426), (True, 32_072_517)])
+@pytest.mark.parametrize(("gates", "parameters"), [(False, 31_043_274), (True, 32_076_365)])
 def test_parameters_of_the_papers_widths(gates, parameters):
     net = nnx.eval_shape(lambda: create_model("unet", num_classes=2, in_channels=1, gates=gates, rngs=nnx.Rngs(0)))
     assert sum(p.size for p in jax.tree.leaves(nnx.state(net, nnx.Param))) == parameters

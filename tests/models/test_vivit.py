@@ -63,6 +63,7 @@ def test_without_time_a_video_is_a_bag_of_frames(temporal):
         np.testing.assert_allclose(one, other, rtol=1e-12)
 
 
+@pytest.mark.full
 def test_its_maps_are_of_frames_and_then_of_time():
     maps = attention_maps(SMALL(rngs=nnx.Rngs(0)), jnp.ones((2, *SHAPE)))
     assert {path: weights.shape for path, weights in maps.items()} == {

@@ -77,7 +77,7 @@ def main(config: Config, console: Console | None = None) -> dict[str, Any]:
     own = run.folder.read_config(module.Config)
     task = experiment.build_task(own, data, training.Plan(len(data.dataset.train), config.batch_size, 1))
     if experiment.prepare:
-        task = experiment.prepare(task, run.folder, console)
+        task = experiment.prepare(own, task, run.folder, console)
     task = dataclasses.replace(task, model=run.model)
     runner = training.parallelize(task)
     runner.check_batch_size(config.batch_size)

@@ -253,8 +253,8 @@ class Sagan(nnx.Module):
         image_size: tuple[int, int],
         in_channels: int = 3,
         latent_features: int = 64,
-        generator_features: Sequence[int] = (128, 128, 64),
-        discriminator_features: Sequence[int] = (64, 128),
+        generator_features: Sequence[int] = (64, 64, 32),
+        discriminator_features: Sequence[int] = (32, 64),
         attention: AttentionFactory | None = SaganAttention,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
@@ -265,6 +265,7 @@ class Sagan(nnx.Module):
             check(size >= 1, f"{name} must be at least 1, got {size}.")
         _check_features("generator_features", generator_features, image_size, len(generator_features) - 1)
         _check_features("discriminator_features", discriminator_features, image_size, len(discriminator_features))
+        self.image_shape = (*image_size, in_channels)
         common = {"in_channels": in_channels, "attention": attention, "dtype": dtype, "param_dtype": param_dtype}
         self.generator = Generator(
             num_classes,

@@ -43,13 +43,14 @@ class Experiment:
         kind: of the records that it learns from.
         build_task: (config, data, plan) -> the task.
         draw: (folder, data, trained, console) -> None; makes the run's pictures.
-        prepare: (task, folder, console) -> the task, after what takes long, such as another training, in the folder.
+        prepare: (config, task, folder, console) -> the task, after what takes long, such as another training, in the
+            folder.
     """
 
     kind: Kind
     build_task: Callable[[Any, TaskData, training.Plan], training.Task]
     draw: Callable[[RunFolder, TaskData, Trained, Console], None]
-    prepare: Callable[[Any, RunFolder, Console], training.Task] | None = None
+    prepare: Callable[[Any, Any, RunFolder, Console], training.Task] | None = None
 
 
 def conduct(experiment: Experiment, config: TrainingConfig, console: Console | None = None) -> dict[str, Any]:
@@ -82,9 +83,10 @@ def conduct(experiment: Experiment, config: TrainingConfig, console: Console | N
     folder = RunFolder.open(config.run, name=f"{name}-{config.model.name}", resume=config.resume)
     with resumable(folder):
         folder.write_json("classes.json", data.dataset.labellings)
-        folder.write_json("config.json", dataclasses.replace(config, data=data.config))
+        complete = dataclasses.replace(config, data=data.config)
+        folder.write_json("config.json", complete)
         if experiment.prepare:
-            task = experiment.prepare(task, folder, console)
+            task = experiment.prepare(complete, task, folder, console)
             runner = training.parallelize(task, config.parallel, fsdp=config.fsdp_devices)
         step, state = train(config, task, runner, data, plan, folder, console)
         sums = training.evaluate(runner, state, data.evaluation_batches("test"))

@@ -98,7 +98,7 @@ class OptimizerConfig:
     """How gradients move the parameters."""
 
     name: str = "adamw"
-    """One of adafactor, adam, adamw, lamb, lion, sgd."""
+    """One of adafactor, adam, adam_gan, adamw, lamb, lion, sgd."""
     learning_rate: float = 1e-3
     """The learning rate after the warm-up."""
     schedule: Schedule = "cosine"

@@ -11,9 +11,11 @@ from attn_flax.models import (
     attention_net,
     attention_segmenter,
     conv_vae,
+    detr,
     resnet,
     sagan,
     segmenter,
+    small_resnet,
     timesformer,
     unet,
     vit,
@@ -23,10 +25,12 @@ from attn_flax.models.attention import AttentionFactory
 from attn_flax.models.attention_net import AttentionNet
 from attn_flax.models.attention_segmenter import AttentionSegmenter
 from attn_flax.models.conv_vae import ConvVae
+from attn_flax.models.detr import Detr
 from attn_flax.models.pyramid import FeaturePyramid
 from attn_flax.models.resnet import ResNet
 from attn_flax.models.sagan import Sagan
 from attn_flax.models.segmenter import Segmenter
+from attn_flax.models.small_resnet import SmallResNet
 from attn_flax.models.timesformer import TimeSformer
 from attn_flax.models.unet import UNet
 from attn_flax.models.vit import VisionTransformer
@@ -37,10 +41,12 @@ __all__ = [
     "AttentionNet",
     "AttentionSegmenter",
     "ConvVae",
+    "Detr",
     "FeaturePyramid",
     "ResNet",
     "Sagan",
     "Segmenter",
+    "SmallResNet",
     "TimeSformer",
     "UNet",
     "ViViT",
@@ -54,9 +60,11 @@ MODELS = {
     **attention_net.MODELS,
     **attention_segmenter.MODELS,
     **conv_vae.MODELS,
+    **detr.MODELS,
     **resnet.MODELS,
     **sagan.MODELS,
     **segmenter.MODELS,
+    **small_resnet.MODELS,
     **timesformer.MODELS,
     **unet.MODELS,
     **vit.MODELS,

@@ -32,10 +32,8 @@ class FolderRecords:
             return {"image": decode_image(self.files[index]), "label": self.labels[index]}
 
 
-def load_folder_splits(
-    folder: str | os.PathLike,
-) -> tuple[dict[str, tuple[str, ...]], dict[str, RandomAccessDataSource]]:
-    """The class names of the labelling "label", in alphabetical order, and the splits of a folder of labelled images.
+def load_folder_splits(folder: str | os.PathLike) -> tuple[tuple[str, ...], dict[str, RandomAccessDataSource]]:
+    """The class names, in alphabetical order, and the splits of an image folder.
 
     Args:
         folder: either folder/CLASS/IMAGE, or folder/SPLIT/CLASS/IMAGE where SPLIT is train, validation or val, test.
@@ -56,7 +54,7 @@ def load_folder_splits(
     if "test" not in splits:
         kept, held = hold_out(len(splits["train"]), TEST_FRACTION, np.array(splits["train"].labels))
         splits |= {"train": Subset(splits["train"], kept), "test": Subset(splits["train"], held)}
-    return {"label": class_names}, splits
+    return class_names, splits
 
 
 def _class_names(paths):

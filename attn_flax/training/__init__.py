@@ -14,7 +14,6 @@ from attn_flax.training.optimizers import create_optimizer, create_schedule, lis
 from attn_flax.training.parallel import Runner, parallelize
 from attn_flax.training.profile import Profile
 from attn_flax.training.reports import EventFiles, MetricsFile, ProgressBar
-from attn_flax.training.rows import Rows, reduce_over
 from attn_flax.training.saver import Saver
 from attn_flax.training.step import Learning, TrainState
 from attn_flax.training.task import Task
@@ -36,7 +35,6 @@ __all__ = [
     "ProgressBar",
     "Report",
     "Restored",
-    "Rows",
     "Runner",
     "Saver",
     "StopRequest",
@@ -53,5 +51,4 @@ __all__ = [
     "leaf_names",
     "list_optimizers",
     "parallelize",
-    "reduce_over",
 ]

@@ -32,7 +32,6 @@ TITLES = {
     "spatial": "Spatial attention",
     "channel_spatial": "Channel and spatial attention",
     "branch": "Branch attention",
-    "self_attention": "Self-attention",
     "temporal": "Temporal attention",
     "spatial_temporal": "Spatio-temporal attention",
 }

@@ -1,1 +1,0 @@
-"""Self-attention: every token asks all others."""

@@ -62,7 +62,7 @@ class AttentionNet(nnx.Module):
         types = {"dtype": dtype, "param_dtype": param_dtype}
         self.conv1 = nnx.Conv(in_channels, 64, (3, 3), **types, rngs=rngs)
         self.attention = nnx.data(attention(64, rngs=rngs) if attention else None)
-        self.conv2 = nnx.Conv(64, 128, (3, 3), **types, rngs=rngs)
+        self.conv2 = nnx.Conv(64, 128, (3, 3), conv_general_dilated=ops.conv_general_dilated, **types, rngs=rngs)
         self.linear1 = nnx.Linear(128 * 8 * 8, 512, **types, rngs=rngs)
         self.linear2 = nnx.Linear(512, num_classes, **types, rngs=rngs)
         self.activation = activation

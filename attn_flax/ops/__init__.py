@@ -2,6 +2,7 @@
 
 from attn_flax.ops.attention import dot_product_attention, dot_product_attention_weights
 from attn_flax.ops.branches import branch_softmax, conv_by_example, conv_by_experts, fuse_branches, grouped_conv, mix
+from attn_flax.ops.convolution import conv_general_dilated
 from attn_flax.ops.depthwise import depthwise_conv
 from attn_flax.ops.linear_attention import (
     cross_covariance_attention,
@@ -44,6 +45,7 @@ __all__ = [
     "branch_softmax",
     "conv_by_example",
     "conv_by_experts",
+    "conv_general_dilated",
     "covariance",
     "cross_covariance_attention",
     "cross_covariance_weights",

@@ -1,0 +1,109 @@
+"""Convolution whose kernel's gradient is fast on the CPU, too.
+
+For some sizes XLA's convolution for the CPU takes ten times as long for the kernel's gradient as for the products that
+it sums (jax 0.10 to 0.12: 64 to 128 channels on 32×32 maps, from 8 images on), so there they are written out.
+"""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from attn_flax.ops.precision import at_least_float32
+
+
+def conv_general_dilated(
+    x: Float[Array, "b *s c"],
+    kernel: Float[Array, "*window c_group n"],
+    window_strides: tuple[int, ...],
+    padding: str | tuple[tuple[int, int], ...],
+    *,
+    rhs_dilation: tuple[int, ...] | None = None,
+    feature_group_count: int = 1,
+    **options,
+) -> Float[Array, "b *t n"]:
+    """y_i = Σ_o x_{i∘strides + o∘dilation} W_o, and on the CPU ∂W_o = Σ_i x_{i∘strides + o∘dilation} ∂y_iᵀ as written.
+
+    `jax.lax.conv_general_dilated` in all but that gradient: give it to `flax.nnx.Conv` as its argument of this name.
+    The gradient is written out for one group of channels last and undilated maps. Reverse-mode derivatives of any
+    order; forward mode (`jax.jvp`, `jax.jacfwd`) is refused by JAX, since the derivatives are rules of our own.
+
+    Args:
+        x: maps, channels last.
+        kernel: the window W.
+        window_strides: steps of the output positions, one for each axis.
+        padding: "SAME", "VALID" or the zeros before and after each axis.
+        rhs_dilation: steps between the taps of the window; one by default.
+        feature_group_count: groups of channels.
+        options: the other arguments of `jax.lax.conv_general_dilated`.
+
+    Raises:
+        TypeError, ValueError: what `jax.lax.conv_general_dilated` refuses.
+
+    >>> x, kernel = jnp.arange(5.0)[None, :, None], jnp.ones((3, 1, 1))
+    >>> conv_general_dilated(x, kernel, (1,), "SAME", dimension_numbers=("NHC", "HIO", "NHC")).squeeze()
+    Array([1., 3., 6., 9., 7.], dtype=float32)
+    """
+    convolve = functools.partial(
+        lax.conv_general_dilated,
+        window_strides=window_strides,
+        padding=padding,
+        rhs_dilation=rhs_dilation,
+        feature_group_count=feature_group_count,
+        **options,
+    )
+    numbers = lax.conv_dimension_numbers(x.shape, kernel.shape, options.get("dimension_numbers"))
+    axes = x.ndim - 2
+    channels_last = (0, axes + 1, *range(1, axes + 1))
+    kernel_last = (axes + 1, axes, *range(axes))
+    undilated = set(options.get("lhs_dilation") or (1,)) == {1} and options.get("batch_group_count", 1) == 1
+    if not undilated or feature_group_count > 1 or tuple(numbers) != (channels_last, kernel_last, channels_last):
+        return convolve(x, kernel)
+    dilation = tuple(rhs_dilation or (1,) * axes)
+    window = kernel.shape[:-2]
+    if isinstance(padding, str):
+        spans = [(k - 1) * step + 1 for k, step in zip(window, dilation, strict=True)]
+        padding = lax.padtype_to_pads(x.shape[1:-1], spans, window_strides, padding)
+    correlate = functools.partial(
+        _sums_of_products, window=window, strides=tuple(window_strides), dilation=dilation, padding=tuple(padding)
+    )
+    return _with_gradient(convolve, correlate)(x, kernel)
+
+
+def _with_gradient(convolve, correlate):
+    """The convolution, its kernel's gradient on the CPU computed by `correlate`."""
+
+    @jax.custom_vjp
+    def convolution(x, kernel):
+        return convolve(x, kernel)
+
+    def backward(kept, dy):
+        x, kernel = kept
+        (dx,) = jax.vjp(lambda x: convolve(x, kernel), x)[1](dy)
+        dkernel = lax.platform_dependent(
+            x, dy, cpu=correlate, default=lambda x, dy: jax.vjp(lambda k: convolve(x, k), kernel)[1](dy)[0]
+        )
+        return dx, dkernel.astype(kernel.dtype)
+
+    convolution.defvjp(lambda x, kernel: (convolution(x, kernel), (x, kernel)), backward)
+    return convolution
+
+
+def _sums_of_products(x, dy, *, window, strides, dilation, padding):
+    """Σ_i x_{i∘strides + o∘dilation} dy_iᵀ for each offset o of the window, in float32 or wider."""
+    wide = at_least_float32(dy.dtype)
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)])
+    positions = tuple(range(dy.ndim - 1))
+
+    def product(offset):
+        met = tuple(
+            slice(o * step, o * step + (n - 1) * stride + 1, stride)
+            for o, n, stride, step in zip(offset, dy.shape[1:-1], strides, dilation, strict=True)
+        )
+        return jnp.tensordot(x[:, *met], dy, (positions, positions), preferred_element_type=wide)
+
+    sums = jnp.stack([product(offset) for offset in itertools.product(*map(range, window))])
+    return sums.reshape(*window, *sums.shape[1:])

@@ -1,0 +1,92 @@
+"""Convolution against loops, and against XLA's own gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+
+from attn_flax import ops
+from tests.ops.convolution_cases import CASES, meetings, random
+
+IN, OUT = 3, 5
+
+
+def convolve(x, kernel, case, function=ops.conv_general_dilated, **options):
+    size, _, strides, dilation, padding = case
+    s = "DHW"[-len(size) :]
+    numbers = (f"N{s}C", f"{s}IO", f"N{s}C")
+    strides = strides or (1,) * len(size)
+    return function(x, kernel, strides, padding, rhs_dilation=dilation, dimension_numbers=numbers, **options)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_values_and_gradients_are_the_oracles(name):
+    case = CASES[name]
+    x, kernel = random((2, *case[0], IN), (*case[1], IN, OUT))
+    size, met = meetings(*case)
+    expected, dx, dkernel = np.zeros((2, *size, OUT)), np.zeros_like(x), np.zeros_like(kernel)
+    (dy,) = random(expected.shape, seed=1)
+    for i, o, p in met:
+        for b in range(len(x)):
+            expected[b, *i] += x[b, *p] @ kernel[o]
+            dx[b, *p] += kernel[o] @ dy[b, *i]
+            dkernel[o] += np.outer(x[b, *p], dy[b, *i])
+    with jax.enable_x64():
+        y, pull_back = jax.vjp(lambda x, k: convolve(x, k, case), jnp.array(x), jnp.array(kernel))
+        gradients = pull_back(jnp.array(dy))
+    for got, wanted in zip((y, *gradients), (expected, dx, dkernel), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{"feature_group_count": 3}, {"lhs_dilation": (2, 1)}])
+def test_what_is_not_written_out_is_xlas(options):
+    case = CASES["padded by hand"]
+    x, kernel = random((2, *case[0], IN), (*case[1], IN // options.get("feature_group_count", 1), 2 * IN))
+    with jax.enable_x64():
+        (ours, ours_back), (theirs, theirs_back) = (
+            jax.vjp(lambda x, k, f=f: convolve(x, k, case, f, **options), jnp.array(x), jnp.array(kernel))
+            for f in (ops.conv_general_dilated, lax.conv_general_dilated)
+        )
+        for got, wanted in zip((ours, *ours_back(ours)), (theirs, *theirs_back(theirs)), strict=True):
+            np.testing.assert_allclose(got, wanted, rtol=1e-12)
+
+
+def test_second_derivatives_are_xlas():
+    case = CASES["strided and dilated"]
+    x, kernel, direction = random((2, *case[0], IN), (*case[1], IN, OUT), (*case[1], IN, OUT))
+
+    def product(function):
+        def loss(kernel):
+            return (convolve(jnp.array(x), kernel, case, function) ** 3).sum()
+
+        return jax.grad(lambda k: jnp.vdot(jax.grad(loss)(k), direction))(jnp.array(kernel))
+
+    with jax.enable_x64():
+        np.testing.assert_allclose(product(ops.conv_general_dilated), product(lax.conv_general_dilated), rtol=1e-10)
+
+
+def test_a_narrow_layer_keeps_its_types():
+    layer = nnx.Conv(
+        IN, OUT, (3, 3), dtype=jnp.bfloat16, conv_general_dilated=ops.conv_general_dilated, rngs=nnx.Rngs(0)
+    )
+    (x,) = random((2, 9, 7, IN))
+    y, gradients = nnx.value_and_grad(lambda layer: (layer(jnp.array(x, jnp.float32)) ** 2).sum())(layer)
+    plain = nnx.Conv(IN, OUT, (3, 3), rngs=nnx.Rngs(0))
+    expected, wanted = nnx.value_and_grad(lambda layer: (layer(jnp.array(x, jnp.float32)) ** 2).sum())(plain)
+    assert y.dtype == jnp.bfloat16
+    assert gradients.kernel[...].dtype == jnp.float32
+    np.testing.assert_allclose(np.float32(y), expected, rtol=2e-2)
+    np.testing.assert_allclose(gradients.kernel[...], wanted.kernel[...], rtol=0.1, atol=0.02 * float(expected) ** 0.5)
+
+
+def test_accelerators_get_xlas_own():
+    def program(function, platform):
+        gradient = jax.jit(jax.grad(lambda k, x: convolve(x, k, CASES["odd"], function).sum()))
+        x, kernel = (jnp.float32(a) for a in random((2, 7, 5, IN), (3, 5, IN, OUT)))
+        return gradient.trace(kernel, x).lower(lowering_platforms=(platform,)).as_text()
+
+    assert "dot_general" in program(ops.conv_general_dilated, "cpu")
+    for platform in ("cuda", "tpu"):
+        assert "dot_general" not in program(ops.conv_general_dilated, platform)

@@ -25,13 +25,17 @@ def compiled_programs(tmp_path_factory):
 
 def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="also run the tests marked full")
+    parser.addoption("--only-full", action="store_true", help="run what the quick tier leaves out")
 
 
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--full"):
-        for item in items:
-            if item.get_closest_marker("full"):
-                item.add_marker(pytest.mark.skip(reason="full tier: run with --full"))
+    full = [item for item in items if item.get_closest_marker("full")]
+    if config.getoption("--only-full"):
+        config.hook.pytest_deselected(items=[item for item in items if item not in full])
+        items[:] = full
+    elif not config.getoption("--full"):
+        for item in full:
+            item.add_marker(pytest.mark.skip(reason="full tier: run with --full"))
 
 
 @pytest.fixture(scope="session")

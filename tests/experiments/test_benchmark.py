@@ -101,6 +101,7 @@ def test_sides_in_jax_compute_the_same(name):
             np.testing.assert_allclose(one, other, atol=2e-5 * max(1.0, float(jnp.abs(other).max())))
 
 
+@pytest.mark.full
 def test_both_sides_train_the_same_network():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: CONTRIBUTING.md says how")
     from experiments.benchmarking.torch_side import network
@@ -123,6 +124,7 @@ def test_both_sides_train_the_same_network():
     np.testing.assert_allclose(ours(jnp.array(x)), expected, atol=1e-5)
 
 
+@pytest.mark.full
 def test_attention_is_that_of_pytorch():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: CONTRIBUTING.md says how")
     rng = np.random.default_rng(0)

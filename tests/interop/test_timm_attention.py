@@ -68,6 +68,7 @@ def outputs(ours, theirs, dtype="float32"):
     return ours(jnp.asarray(x)), np.moveaxis(y.numpy(), 1, -1)
 
 
+@pytest.mark.full
 def test_equal_in_evaluation(case):
     ours, theirs = pair(*case)
     ours.eval()
@@ -75,6 +76,7 @@ def test_equal_in_evaluation(case):
     np.testing.assert_allclose(*outputs(ours, theirs), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.full
 def test_equal_in_training(case):
     """In float64: a batch norm of what differs little magnifies float32's rounding."""
     with jax.enable_x64():
@@ -90,6 +92,7 @@ def test_equal_in_training(case):
         np.testing.assert_allclose(*outputs(ours, theirs, "float64"), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.full
 def test_the_numbers_come_back_as_they_were(case):
     ours, theirs = pair(*case)
     back = interop.to_timm(ours)
@@ -100,6 +103,7 @@ def test_the_numbers_come_back_as_they_were(case):
         assert array.tobytes() == np.ascontiguousarray(expected[key]).tobytes()
 
 
+@pytest.mark.full
 def test_parameters_are_as_many(case):
     ours, theirs = pair(*case)
     count = sum(p.size for p in jax.tree.leaves(nnx.state(ours, nnx.Param)))
@@ -159,6 +163,7 @@ def test_refusals(case):
         attempt()
 
 
+@pytest.mark.full
 def test_widths_are_rounded_as_timm_rounds_them():
     theirs = timm_oracle.load("layers.helpers").make_divisible
     for width in np.linspace(0.3, 300, 997):

@@ -9,6 +9,7 @@ from flax import nnx
 from attn_flax.models import create_model
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: CONTRIBUTING.md says how")
+pytestmark = pytest.mark.full
 
 
 class Listing(torch.nn.Module):

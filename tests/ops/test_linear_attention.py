@@ -174,6 +174,7 @@ def test_a_feature_of_zeros_is_attended_evenly_with_finite_gradients():
     assert jnp.isfinite(gradient).all()
 
 
+@pytest.mark.full
 def test_cross_covariance_is_timms():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: CONTRIBUTING.md says how")
     torch.manual_seed(0)

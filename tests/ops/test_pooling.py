@@ -22,6 +22,7 @@ def test_is_the_oracles(shape, size):
     np.testing.assert_allclose(out, [oracles.adaptive_average_pool(x_b, size) for x_b in x], rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("shape", "size"), SIZES)
 def test_is_torchs(shape, size):
     torch = pytest.importorskip("torch", reason="compares with PyTorch")

@@ -82,6 +82,7 @@ def test_bfloat16_is_turned_in_float32():
     np.testing.assert_array_equal(ops.rotate(x[0], angles), y[0])
 
 
+@pytest.mark.full
 def test_they_are_timms():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: CONTRIBUTING.md says how")
     timm = timm_oracle.load("layers.pos_embed_sincos")

@@ -101,6 +101,7 @@ def test_a_resized_table_keeps_what_is_constant_and_its_own_size():
     np.testing.assert_allclose(same, table, rtol=1e-12)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("window", "new_window"), [((7, 5), (4, 6)), ((3, 7), (12, 2)), ((1, 2), (2, 1))])
 def test_a_resized_table_is_torchs_bicubic(window, new_window):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: CONTRIBUTING.md says how")
@@ -113,6 +114,7 @@ def test_a_resized_table_is_torchs_bicubic(window, new_window):
     np.testing.assert_allclose(out, expected.numpy(), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.full
 def test_the_index_and_the_resized_table_are_timms():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: CONTRIBUTING.md says how")
     swin = timm_oracle.load("models.swin_transformer")
@@ -124,6 +126,7 @@ def test_the_index_and_the_resized_table_are_timms():
     np.testing.assert_allclose(out, resize(torch.tensor(table), (12, 12), (23 * 23, 3)).numpy(), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.full
 def test_decomposed_positions_are_timms():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: CONTRIBUTING.md says how")
     q, table_h, table_w = random((2, 7, 5, 3, 6), (13, 6), (9, 6))

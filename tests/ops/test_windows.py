@@ -160,6 +160,7 @@ def test_rearrangements_are_slices_and_keep_the_type(f):
     np.testing.assert_allclose(jnp.vdot(f(x), y), jnp.vdot(x, pull_back(y)[0]), rtol=1e-4)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("module", "theirs", "ours"),
     [
@@ -176,6 +177,7 @@ def test_windows_and_grids_are_timms(module, theirs, ours):
     np.testing.assert_array_equal(ours(jnp.array(x), (2, 5)).reshape(expected.shape), expected)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("shift", [(1, 2), (0, 2), (2, 0)])
 def test_the_mask_of_shifted_windows_is_timms(shift):
     swin = timm_oracle.load("models.swin_transformer")
@@ -185,6 +187,7 @@ def test_the_mask_of_shifted_windows_is_timms(shift):
     np.testing.assert_array_equal(ops.shifted_window_mask((6, 15), (3, 5), shift), expected.numpy() == 0)
 
 
+@pytest.mark.full
 def test_blocks_with_a_halo_are_pytorchs():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: CONTRIBUTING.md says how")
     x = random(2, 6, 15, 3)

@@ -84,9 +84,12 @@ def _with_gradient(convolve, correlate):
         x, kernel = kept
         (dx,) = jax.vjp(lambda x: convolve(x, kernel), x)[1](dy)
         dkernel = lax.platform_dependent(
-            x, dy, cpu=correlate, default=lambda x, dy: jax.vjp(lambda k: convolve(x, k), kernel)[1](dy)[0]
+            x,
+            dy,
+            cpu=lambda x, dy: correlate(x, dy).astype(kernel.dtype),
+            default=lambda x, dy: jax.vjp(lambda k: convolve(x, k), kernel)[1](dy)[0],
         )
-        return dx, dkernel.astype(kernel.dtype)
+        return dx, dkernel
 
     convolution.defvjp(lambda x, kernel: (convolution(x, kernel), (x, kernel)), backward)
     return convolution

@@ -31,7 +31,7 @@ from jaxtyping import Array, Bool, Float, Int
 from attn_flax import ops
 from attn_flax.mechanisms.layers import LayerNorm, Perceptron
 from attn_flax.mechanisms.layout import check_heads, join_heads
-from attn_flax.mechanisms.spatial.deformable import MultiScaleDeformableAttention, cell_centres
+from attn_flax.mechanisms.spatial.deformable import MultiScaleDeformableAttention
 
 EXPANSION = 4
 """How many times wider the hidden layer of a perceptron is."""
@@ -58,7 +58,7 @@ class Cells(NamedTuple):
         Array([[0.25, 0.5 ],
                [0.75, 0.5 ]], dtype=float32)
         """
-        centres = [cell_centres(h, w).reshape(h * w, 2) for h, w in sizes]
+        centres = [ops.cell_centres(h, w).reshape(h * w, 2) for h, w in sizes]
         extents = [np.broadcast_to([1 / w, 1 / h], (h * w, 2)) for h, w in sizes]
         return cls(sizes, jnp.concatenate(centres), jnp.asarray(np.concatenate(extents)))
 

@@ -14,7 +14,7 @@ from attn_flax.ops.linear_attention import (
 from attn_flax.ops.neighborhood import neighborhood_attention, neighborhood_attention_weights
 from attn_flax.ops.normalizers import guarded_reciprocal, softmax, sum_normalize
 from attn_flax.ops.pooling import adaptive_average_pool
-from attn_flax.ops.positions import rotary_angles, rotate, sincos_coordinates, sincos_position
+from attn_flax.ops.positions import cell_centres, rotary_angles, rotate, sincos_coordinates, sincos_position
 from attn_flax.ops.precision import at_least_float32
 from attn_flax.ops.relative_position import (
     decomposed_relative_position,
@@ -49,6 +49,7 @@ __all__ = [
     "average",
     "bilinear_sample",
     "branch_softmax",
+    "cell_centres",
     "conv_by_example",
     "conv_by_experts",
     "conv_general_dilated",

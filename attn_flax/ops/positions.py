@@ -96,6 +96,17 @@ def sincos_position(size: Sequence[int], d: int, temperature: float = 10000.0) -
     return jnp.asarray(np.stack([np.sin(phases), np.cos(phases)], -2).reshape(-1, d))
 
 
+def cell_centres(h: int, w: int) -> Float[Array, "h w 2"]:
+    """(x, y) of the middle of each cell of a map, in shares of the image; in the largest type in use.
+
+    >>> cell_centres(1, 2)
+    Array([[[0.25, 0.5 ],
+            [0.75, 0.5 ]]], dtype=float32)
+    """
+    y, x = np.meshgrid((np.arange(h) + 0.5) / h, (np.arange(w) + 0.5) / w, indexing="ij")
+    return jnp.asarray(np.stack([x, y], -1))
+
+
 def sincos_coordinates(x: Float[Array, "*s a"], d: int, temperature: float = 10000.0) -> Float[Array, "*s d"]:
     """The sines, then the cosines of 2π·x·θ_f for each coordinate x of a point or a box, those of the first one first.
 
@@ -110,8 +121,8 @@ def sincos_coordinates(x: Float[Array, "*s a"], d: int, temperature: float = 100
     Raises:
         InputError: d that two numbers for each coordinate do not divide; temperature not above zero.
 
-    >>> sincos_coordinates(jnp.array([0.25, 0.5]), 4).round(4)
-    Array([ 1.,  0., -0., -1.], dtype=float32)
+    >>> sincos_coordinates(jnp.array([0.125, 0.625]), 4).round(4)
+    Array([ 0.7071,  0.7071, -0.7071, -0.7071], dtype=float32)
 
     Source: Carion et al., "End-to-End Object Detection with Transformers" (2020), arXiv:2005.12872; of boxes: Liu et
     al., "DAB-DETR: Dynamic Anchor Boxes are Better Queries for DETR" (2022), arXiv:2201.12329.

@@ -32,17 +32,6 @@ from attn_flax.mechanisms.cost import Cost
 from attn_flax.mechanisms.layout import check_channels, check_heads, check_map, join_heads, promote
 
 
-def cell_centres(h: int, w: int) -> Float[Array, "h w 2"]:
-    """(x, y) of the middle of each cell of a map, in shares of the image; in the largest type in use.
-
-    >>> cell_centres(1, 2)
-    Array([[[0.25, 0.5 ],
-            [0.75, 0.5 ]]], dtype=float32)
-    """
-    y, x = np.meshgrid((np.arange(h) + 0.5) / h, (np.arange(w) + 0.5) / w, indexing="ij")
-    return jnp.asarray(np.stack([x, y], -1))
-
-
 def deformable_locations(
     reference: Float[Array, "*b n 2"], offsets: Float[Array, "*b n k l p 2"], sizes: Sequence[tuple[int, int]]
 ) -> Float[Array, "*b n k l p 2"]:
@@ -143,7 +132,7 @@ class MultiScaleDeformableAttention(nnx.Module):
         self.offsets = nnx.Linear(channels, 2 * int(np.prod(samples)), **zero, **types)
         self.scores = nnx.Linear(channels, int(np.prod(samples)), **zero, **types)
         self.project = nnx.Linear(channels, channels, **types)
-        self.offsets.bias.set_value(jnp.asarray(first_offsets(*samples).ravel(), param_dtype))
+        self.offsets.bias.set_value(jnp.asarray(_first_offsets(*samples).ravel(), param_dtype))
         self.samples = samples
 
     def attention_map(
@@ -196,10 +185,10 @@ class MultiScaleDeformableAttention(nnx.Module):
         )
 
 
-def first_offsets(num_heads: int, levels: int, num_points: int) -> np.ndarray:
+def _first_offsets(num_heads: int, levels: int, num_points: int) -> np.ndarray:
     """δ_jlp at first: p + 1 cells along the farther axis in the direction 2πj/k; (k, l, p, 2).
 
-    >>> first_offsets(4, 1, 2).squeeze().round(6).tolist()[:2]
+    >>> _first_offsets(4, 1, 2).squeeze().round(6).tolist()[:2]
     [[[1.0, 0.0], [2.0, 0.0]], [[0.0, 1.0], [0.0, 2.0]]]
     """
     angles = 2 * np.pi * np.arange(num_heads) / num_heads
@@ -259,5 +248,5 @@ class DeformableAttention(nnx.Module):
     def _inputs(self, x):
         check_map(x, self.attend.value.in_features)
         *batch, h, w, c = x.shape
-        reference = cell_centres(h, w).reshape(h * w, 2)
+        reference = ops.cell_centres(h, w).reshape(h * w, 2)
         return x.reshape(*batch, h * w, c), jnp.broadcast_to(reference, (*batch, h * w, 2)), [x]

@@ -22,7 +22,6 @@ from flax import nnx
 from rich.console import Console
 
 from attn_flax import explain, runs, training
-from attn_flax.checks import InputError
 from attn_flax.data import LABELLED_IMAGES, Augmentation, find_images, read_images
 from attn_flax.tasks import Classification
 
@@ -90,14 +89,7 @@ def draw(folder: runs.RunFolder, data: runs.TaskData, trained: runs.Trained, con
     explain.draw_confusion_matrix(confusion, data.class_names, folder.path / "confusion_matrix.png")
     batch = next(iter(data.evaluation_batches("test")))
     images = batch["image"][batch["weight"] > 0][:IMAGES_DRAWN]
-    try:
-        maps = explain.attention_maps(trained.task.module(trained.state), jnp.asarray(images))
-    except InputError as error:
-        console.print(f"no attention maps: {error}", highlight=False)
-        return
-    if maps:
-        path = folder.path / "attention_maps.png"
-        explain.draw_attention_maps(images, maps, path, mean=data.config.mean, std=data.config.std)
+    runs.draw_maps(folder, trained.task.module(trained.state), images, data.config, console)
 
 
 def predict(run: runs.TrainedRun, names: Sequence[str], out: Path, console: Console) -> list[dict[str, Any]]:

@@ -23,7 +23,6 @@ from flax import nnx
 from rich.console import Console
 
 from attn_flax import explain, runs, training
-from attn_flax.checks import InputError
 from attn_flax.data import BOXES, Augmentation, find_images, read_images
 from attn_flax.tasks import Detection
 from attn_flax.tasks.detection import Detections, in_pixels, predict_boxes
@@ -99,12 +98,7 @@ def draw(folder: runs.RunFolder, data: runs.TaskData, trained: runs.Trained, con
         "found": in_pixels(predict_boxes(model, jnp.asarray(images)), size, threshold=THRESHOLD),
     }
     explain.draw_boxes(images, sets, data.class_names, folder.path / "boxes.png", **standardized)
-    try:
-        maps = explain.attention_maps(model, jnp.asarray(images))
-    except InputError as error:
-        console.print(f"no attention maps: {error}", highlight=False)
-        return
-    explain.draw_attention_maps(images, maps, folder.path / "attention_maps.png", **standardized)
+    runs.draw_maps(folder, model, images, data.config, console)
 
 
 def predict(run: runs.TrainedRun, names: Sequence[str], out: Path, console: Console) -> list[dict[str, Any]]:

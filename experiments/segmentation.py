@@ -24,7 +24,6 @@ from flax import nnx
 from rich.console import Console
 
 from attn_flax import explain, runs, training
-from attn_flax.checks import InputError
 from attn_flax.data import MASKS, Augmentation, find_images, read_images
 from attn_flax.tasks import Segmentation
 from attn_flax.tasks.segmentation import class_iou, predict_mask
@@ -89,13 +88,7 @@ def draw(folder: runs.RunFolder, data: runs.TaskData, trained: runs.Trained, con
     standardized = {"mean": data.config.mean, "std": data.config.std}
     masks = {"truth": truth, "prediction": np.asarray(predict_mask(model, jnp.asarray(images)))}
     explain.draw_masks(images, masks, data.class_names, folder.path / "masks.png", **standardized)
-    try:
-        maps = explain.attention_maps(model, jnp.asarray(images))
-    except InputError as error:
-        console.print(f"no attention maps: {error}", highlight=False)
-        return
-    if maps:
-        explain.draw_attention_maps(images, maps, folder.path / "attention_maps.png", **standardized)
+    runs.draw_maps(folder, model, images, data.config, console)
 
 
 def predict(run: runs.TrainedRun, names: Sequence[str], out: Path, console: Console) -> list[dict[str, Any]]:

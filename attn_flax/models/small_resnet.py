@@ -28,18 +28,6 @@ from attn_flax.mechanisms.layout import check_map
 from attn_flax.models.attention import AttentionFactory
 
 
-def space_to_depth(x: Float[Array, "*b h w c"], patch: int) -> Float[Array, "*b p q d"]:
-    """The pixels of each square of patch × patch as the channels of one position, in row-major order.
-
-    >>> space_to_depth(jnp.arange(8.0).reshape(2, 4, 1), 2)
-    Array([[[0., 1., 4., 5.],
-            [2., 3., 6., 7.]]], dtype=float32)
-    """
-    *batch, h, w, c = x.shape
-    x = x.reshape(*batch, h // patch, patch, w // patch, patch, c)
-    return jnp.moveaxis(x, -4, -3).reshape(*batch, h // patch, w // patch, patch * patch * c)
-
-
 class Block(nnx.Module):
     """y = shortcut(x) + attention(F(x)).
 
@@ -148,12 +136,7 @@ class SmallResNet(nnx.Module):
     def features(self, x: Float[Array, "*b h w c"]) -> list[Float[Array, "*b p q d"]]:
         """The normalised maps of all stages, the largest first, of `feature_channels` channels."""
         check_map(x, self.in_channels)
-        h, w = x.shape[-3:-1]
-        check(
-            h % self.patch == 0 and w % self.patch == 0,
-            f"patch must divide the images' height and width, got {self.patch} for images of {h}×{w}.",
-        )
-        x, maps = self.stem(space_to_depth(x, self.patch)), []
+        x, maps = self.stem(ops.space_to_depth(x, self.patch)), []
         for stage, norm in zip(self.stages, self.norms, strict=True):
             for block in stage:
                 x = block(x)

@@ -29,9 +29,11 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    full = [item for item in items if item.get_closest_marker("full")]
+    quick, full = [], []
+    for item in items:
+        (full if item.get_closest_marker("full") else quick).append(item)
     if config.getoption("--only-full"):
-        config.hook.pytest_deselected(items=[item for item in items if item not in full])
+        config.hook.pytest_deselected(items=quick)
         items[:] = full
     elif not config.getoption("--full"):
         for item in full:

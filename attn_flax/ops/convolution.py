@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from attn_flax.ops.geometry import met_by, window_geometry
 from attn_flax.ops.precision import at_least_float32
 
 
@@ -35,13 +36,14 @@ def conv_general_dilated(
         x: maps, channels last.
         kernel: the window W.
         window_strides: steps of the output positions, one for each axis.
-        padding: "SAME", "VALID" or the zeros before and after each axis.
+        padding: "SAME", "SAME_LOWER", "VALID" or the zeros before and after each axis.
         rhs_dilation: steps between the taps of the window; one by default.
         feature_group_count: groups of channels.
         options: the other arguments of `jax.lax.conv_general_dilated`.
 
     Raises:
-        TypeError, ValueError: what `jax.lax.conv_general_dilated` refuses.
+        InputError: strides, dilation or padding that do not fit the window.
+        TypeError, ValueError: what else `jax.lax.conv_general_dilated` refuses.
 
     >>> x, kernel = jnp.arange(5.0)[None, :, None], jnp.ones((3, 1, 1))
     >>> conv_general_dilated(x, kernel, (1,), "SAME", dimension_numbers=("NHC", "HIO", "NHC")).squeeze()
@@ -62,15 +64,9 @@ def conv_general_dilated(
     undilated = set(options.get("lhs_dilation") or (1,)) == {1} and options.get("batch_group_count", 1) == 1
     if not undilated or feature_group_count > 1 or tuple(numbers) != (channels_last, kernel_last, channels_last):
         return convolve(x, kernel)
-    dilation = tuple(rhs_dilation or (1,) * axes)
     window = kernel.shape[:-2]
-    if isinstance(padding, str):
-        spans = [(k - 1) * step + 1 for k, step in zip(window, dilation, strict=True)]
-        padding = lax.padtype_to_pads(x.shape[1:-1], spans, window_strides, padding)
-    correlate = functools.partial(
-        _sums_of_products, window=window, strides=tuple(window_strides), dilation=dilation, padding=tuple(padding)
-    )
-    return _with_gradient(convolve, correlate)(x, kernel)
+    geometry = window_geometry(x.shape[1:-1], window, window_strides, rhs_dilation, padding)
+    return _with_gradient(convolve, functools.partial(_sums_of_products, window=window, geometry=geometry))(x, kernel)
 
 
 def _with_gradient(convolve, correlate):
@@ -95,17 +91,14 @@ def _with_gradient(convolve, correlate):
     return convolution
 
 
-def _sums_of_products(x, dy, *, window, strides, dilation, padding):
+def _sums_of_products(x, dy, window, geometry):
     """Σ_i x_{i∘strides + o∘dilation} dy_iᵀ for each offset o of the window, in float32 or wider."""
     wide = at_least_float32(dy.dtype)
-    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)])
+    x = geometry.padded(x)
     positions = tuple(range(dy.ndim - 1))
 
     def product(offset):
-        met = tuple(
-            slice(o * step, o * step + (n - 1) * stride + 1, stride)
-            for o, n, stride, step in zip(offset, dy.shape[1:-1], strides, dilation, strict=True)
-        )
+        met = met_by(offset, dy.shape[1:-1], geometry.strides, geometry.dilation)
         return jnp.tensordot(x[:, *met], dy, (positions, positions), preferred_element_type=wide)
 
     sums = jnp.stack([product(offset) for offset in itertools.product(*map(range, window))])

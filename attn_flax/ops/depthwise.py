@@ -11,7 +11,6 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +19,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from attn_flax.checks import check
+from attn_flax.ops.geometry import Geometry, met_by, spread, window_geometry
 from attn_flax.ops.precision import at_least_float32
 
 MAX_WINDOW_AXES = 3
@@ -47,8 +47,8 @@ def depthwise_conv(
         kernel: the window w, one to three axes and the channels.
         strides: steps of the output positions; one by default.
         dilation: steps between the taps of the window; one by default.
-        padding: "SAME", "VALID" or the zeros to add before and after each axis (fewer than none: positions to drop),
-            as `jax.lax.conv_general_dilated` means them.
+        padding: "SAME", "SAME_LOWER", "VALID" or the zeros to add before and after each axis (fewer than none:
+            positions to drop), as `jax.lax.conv_general_dilated` means them.
 
     Raises:
         InputError: a window of no or more than three axes, or larger than the padded map; x with fewer axes, or
@@ -70,51 +70,13 @@ def depthwise_conv(
         f"x must have {axes} spatial axes and {channels} channels on its last axis, as the kernel has, "
         f"got shapes {x.shape} and {kernel.shape}.",
     )
-    strides, dilation = (_steps(name, steps, axes) for name, steps in (("strides", strides), ("dilation", dilation)))
-    size = x.shape[-axes - 1 : -1]
-    geometry = Geometry(strides, _pads(size, window, strides, dilation, padding), (1,) * axes, dilation)
+    geometry = window_geometry(x.shape[-axes - 1 : -1], window, strides, dilation, padding)
     check(
-        min(geometry.output_size(size, window)) >= 1,
-        f"the window {tuple(window)} with dilation {dilation} must fit the padded map, "
+        min(geometry.output_size(x.shape[-axes - 1 : -1], window)) >= 1,
+        f"the window {tuple(window)} with dilation {geometry.dilation} must fit the padded map, "
         f"got shape {x.shape} and padding {geometry.padding}.",
     )
     return _convolve(x, kernel, geometry)
-
-
-class Geometry(NamedTuple):
-    """Which position of x meets which of the window, in the terms of `jax.lax.conv_general_dilated`, by axis."""
-
-    strides: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
-    base_dilation: tuple[int, ...]
-    dilation: tuple[int, ...]
-
-    @property
-    def axes(self) -> int:
-        """The number of spatial axes."""
-        return len(self.strides)
-
-    def output_size(self, size: Sequence[int], window: Sequence[int]) -> tuple[int, ...]:
-        """The size of the result for a map of this size."""
-        return tuple(
-            (_spread(s, base) + sum(pads) - _spread(k, step)) // stride + 1
-            for s, k, (stride, pads, base, step) in zip(size, window, zip(*self, strict=True), strict=True)
-        )
-
-    def transposed(self, size: Sequence[int], window: Sequence[int]) -> "Geometry":
-        """The one by which the cotangent and the flipped window give the gradient of a map of this size."""
-        padding = tuple(
-            (_spread(k, step) - 1 - low, _spread(s, base) - _spread(n, stride) + low)
-            for s, k, n, (stride, (low, _), base, step) in zip(
-                size, window, self.output_size(size, window), zip(*self, strict=True), strict=True
-            )
-        )
-        return Geometry(self.base_dilation, padding, self.strides, self.dilation)
-
-    def padded(self, x: jax.Array) -> jax.Array:
-        """The map with its zeros around and between."""
-        widths = [(low, high, base - 1) for (low, high), base in zip(self.padding, self.base_dilation, strict=True)]
-        return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0)] * (x.ndim - self.axes - 1) + widths + [(0, 0, 0)])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -179,7 +141,7 @@ def _sum_of_shifts(x, kernel, geometry):
 
     def products(offsets):
         for o in offsets:
-            met = padded[..., *_met_by(o, size, geometry.strides, geometry.dilation), :]
+            met = padded[..., *met_by(o, size, geometry.strides, geometry.dilation), :]
             yield met.astype(wide) * kernel[o].astype(wide)
 
     y = sum(products(offsets[:MAX_FUSED_TAPS]))
@@ -209,12 +171,12 @@ def _sums_of_products(x, dy, window, geometry):
     (stride, *strides), (step, *steps) = geometry.strides, geometry.dilation
     if geometry.axes == MAX_WINDOW_AXES:  # a sum of plane windows for each tap of the first axis
         plane = Geometry(tuple(strides), ((0, 0),) * 2, (1, 1), tuple(steps))
-        times = [_met_by([o], dy.shape[-4:-3], [stride], [step])[0] for o in range(window[0])]
+        times = [met_by([o], dy.shape[-4:-3], [stride], [step])[0] for o in range(window[0])]
         return jnp.stack([_sums_of_products(x[..., t, :, :, :], dy, window[1:], plane) for t in times])
     wide = at_least_float32(jnp.promote_types(x.dtype, dy.dtype))
     x, dy = (_one_batch_axis(a, geometry) for a in (x, dy))
     images, rows, starts = _blocks(*dy.shape[:2])
-    reach = _spread(window[0], step)
+    reach = spread(window[0], step)
     dy = _extend(dy, starts[-1] + (images, rows))
     x = _extend(x, (starts[-1] + (images, rows - 1)) * (1, stride) + (0, reach))
     columns = list(itertools.product(*map(range, window[1:])))
@@ -224,7 +186,7 @@ def _sums_of_products(x, dy, window, geometry):
         dy_block = _take(dy, start, (images, rows))
 
         def products(column):
-            met = _met_by(column, dy.shape[2:-1], strides, steps)
+            met = met_by(column, dy.shape[2:-1], strides, steps)
             for image, row in itertools.product(range(images), range(rows)):
                 window_rows = x_block[image, row * stride : row * stride + reach : step, *met].astype(wide)
                 yield jnp.moveaxis(window_rows, 0, -2) * dy_block[image, row, ..., None, :].astype(wide)
@@ -242,14 +204,6 @@ def _blocks(images, rows):
     images_each = BLOCK_TERMS // rows_each
     starts = itertools.product(range(0, max(images, 1), images_each), range(0, rows, rows_each))
     return images_each, rows_each, np.array(list(starts), np.int32)
-
-
-def _met_by(offset, size, strides, dilation):
-    """The slices i∘stride + o∘dilation that hold what one offset of the window meets for all i of a map's size."""
-    return tuple(
-        slice(o * step, o * step + _spread(n, stride), stride)
-        for o, n, stride, step in zip(offset, size, strides, dilation, strict=True)
-    )
 
 
 def _extend(x, sizes):
@@ -286,7 +240,7 @@ def _xla_correlation(x, dy, window, geometry):
     narrow = jnp.promote_types(x.dtype, dy.dtype)
     s = "DHW"[-geometry.axes :]
     padding = [  # the last positions of x may have met no tap
-        (low, _spread(k, step) - 1 + _spread(n, stride) - _spread(m, base) - low)
+        (low, spread(k, step) - 1 + spread(n, stride) - spread(m, base) - low)
         for m, k, n, (stride, (low, _), base, step) in zip(
             x.shape[1:-1], window, dy.shape[1:-1], zip(*geometry, strict=True), strict=True
         )
@@ -306,30 +260,3 @@ def _xla_correlation(x, dy, window, geometry):
 
 def _one_batch_axis(x, geometry):
     return x.reshape(math.prod(x.shape[: -geometry.axes - 1]), *x.shape[-geometry.axes - 1 :])
-
-
-def _steps(name, steps, axes):
-    steps = (1,) * axes if steps is None else tuple(steps)
-    check(
-        len(steps) == axes and min(steps) >= 1,
-        f"{name} must be {axes} numbers of at least 1, one for each axis of the window, got {steps}.",
-    )
-    return steps
-
-
-def _pads(size, window, strides, dilation, padding):
-    if isinstance(padding, str):
-        check(padding in ("SAME", "VALID"), f"padding must be 'SAME', 'VALID' or pairs of numbers, got {padding!r}.")
-        spans = [_spread(k, step) for k, step in zip(window, dilation, strict=True)]
-        return tuple(lax.padtype_to_pads(size, spans, strides, padding))
-    pads = tuple(tuple(pair) for pair in padding)
-    check(
-        len(pads) == len(window) and all(len(pair) == 2 for pair in pads),
-        f"padding must be {len(window)} pairs, one for each axis of the window, got {pads}.",
-    )
-    return pads
-
-
-def _spread(size, step):
-    """How many positions `size` of them cover that lie `step` apart."""
-    return (size - 1) * step + 1

@@ -184,7 +184,12 @@ REFUSALS = {
         {"dilation": (1, 0)},
         r"dilation must be 2 numbers of at least 1, .* got \(1, 0\)",
     ),
-    "padding name": ((7, 5, C), (3, 3, C), {"padding": "FULL"}, "'SAME', 'VALID' or pairs of numbers, got 'FULL'"),
+    "padding name": (
+        (7, 5, C),
+        (3, 3, C),
+        {"padding": "FULL"},
+        "'SAME', 'SAME_LOWER', 'VALID' or pairs of numbers, got 'FULL'",
+    ),
     "padding pairs": ((7, 5, C), (3, 3, C), {"padding": ((1, 1),)}, r"padding must be 2 pairs, .* got \(\(1, 1\),\)"),
     "window too large": (
         (7, 5, C),

@@ -1,16 +1,37 @@
 """Single images, prepared as those of a data set."""
 
-from collections.abc import Sequence
+import glob
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from attn_flax.checks import InputError, check
 from attn_flax.data.collate import Collate
 from attn_flax.data.errors import reading
 from attn_flax.data.records import decode_image
 from attn_flax.data.transforms import ResizeAndCrop
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
+
+
+def find_images(names: Sequence[str]) -> list[Path]:
+    """The image files that the names stand for, each once, in their order.
+
+    Args:
+        names: files, folders, and patterns like 'photos/*.png'.
+
+    Raises:
+        InputError: a name stands for no image, or there is none.
+    """
+    found = []
+    for name in names:
+        files = list(_expanded(name))
+        if not files:
+            raise InputError(f"{name} stands for no image: expected a file, a folder of images, or a pattern.")
+        found += files
+    check(bool(found), "expected images to look at, got none.")
+    return list(dict.fromkeys(found))
 
 
 def read_images(
@@ -35,3 +56,14 @@ def read_images(
 def _read(file):
     with reading(f"image {file}"):
         return decode_image(file)
+
+
+def _expanded(name: str) -> Iterator[Path]:
+    path = Path(name)
+    if path.is_dir():
+        yield from (file for file in sorted(path.rglob("*")) if file.suffix.lower() in IMAGE_SUFFIXES)
+    elif path.exists():
+        yield path
+    else:
+        matches = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 Path.glob takes no absolute pattern
+        yield from (Path(file) for file in matches if Path(file).is_file())

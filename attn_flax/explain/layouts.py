@@ -108,3 +108,25 @@ def _first_units(weights):
     """(b, m, h, w) one by one."""
     units = weights.shape[1]
     return {f"unit {i + 1} of {units}": weights[:, i] for i in range(min(units, UNITS))}
+
+
+def read_strip(weights: np.ndarray, frames: int, height: int, width: int) -> dict[str, np.ndarray]:
+    """What there is to see in a map over one video, of so many frames of height × width.
+
+    Layouts, the first that fits:
+
+        (1, h, w, k, t, t), (1, k, t, t)  frames, queries before keys: the attention that each frame gives all frames,
+                                          the mean over positions and heads (t, t)
+        (1, t, k, n, n)                   tokens of each frame, queries before keys: as `read_map` reads them (t, h, w)
+        (1, t, …)                         else as `read_map` reads (t, …): (t, h, w), or (t, c)
+
+    Returns:
+        The values by what they are; nothing for any other layout.
+    """
+    if weights.ndim in (4, 6) and weights.shape[-2:] == (frames, frames):
+        return {"over frames": weights[0].mean(tuple(range(weights.ndim - 3)))}
+    if weights.shape[:2] != (1, frames):
+        return {}
+    among_tokens = weights.ndim == 5 and weights.shape[-1] == weights.shape[-2]
+    readings = _read_tokens(weights[0], height, width) if among_tokens else {}
+    return readings or read_map(weights[0], frames, height, width)

@@ -45,6 +45,8 @@ class Config(runs.TrainingConfig):
     optimizer: runs.OptimizerConfig = dataclasses.field(default_factory=runs.OptimizerConfig)
     denoising: int = 0
     """How many groups of denoising queries learn beside the others."""
+    label_noise: float = 0.2
+    """The share of the denoising queries whose class is any."""
 
 
 SIZES = ("width=96", "num_heads=4", "encoder_layers=2", "decoder_layers=2", "num_queries=12")
@@ -53,8 +55,8 @@ PLAIN = Config(
     preset="plain",
     data=runs.BoxDataConfig(max_boxes=6, augment=Augmentation(permute_colors=True, invert=True)),
     model=runs.ModelConfig(name="detr_small", arguments=SIZES),
-    optimizer=runs.OptimizerConfig(learning_rate=6e-4, warmup=0.03, weight_decay=1e-4, clip_norm=1.0, ema_decay=0.998),
-    epochs=9,
+    optimizer=runs.OptimizerConfig(learning_rate=1e-3, warmup=0.03, weight_decay=1e-4, clip_norm=1.0, ema_decay=0.998),
+    epochs=18,
     batch_size=16,
 )
 PRESETS = {
@@ -62,7 +64,8 @@ PRESETS = {
         PLAIN,
         preset="default",
         model=runs.ModelConfig(name="detr_small", arguments=SIZES + ADDITIONS),
-        denoising=2,
+        denoising=4,
+        label_noise=0.8,
     ),
     "plain": PLAIN,
 }
@@ -81,7 +84,8 @@ def main(config: Config, console: Console | None = None) -> dict[str, Any]:
 def build_task(config: Config, data: runs.TaskData, plan: training.Plan) -> Detection:
     """The detection of the data's objects."""
     model = runs.build_model(config.model, data.config, num_classes=data.num_classes, rngs=nnx.Rngs(config.seed))
-    return Detection(model, runs.build_learning(config.optimizer, plan), denoising=config.denoising)
+    learning = runs.build_learning(config.optimizer, plan)
+    return Detection(model, learning, denoising=config.denoising, label_noise=config.label_noise)
 
 
 def draw(folder: runs.RunFolder, data: runs.TaskData, trained: runs.Trained, console: Console) -> None:

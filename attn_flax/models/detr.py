@@ -379,7 +379,7 @@ class Detr(nnx.Module):
 
 MODELS = MappingProxyType(
     {
-        "detr_small": (Detr, {"backbone": SmallResNet}),
+        "detr_small": (Detr, {"backbone": partial(SmallResNet, widths=(48, 96))}),
         "detr_resnet18": (Detr, {"backbone": partial(ResNet, block=BasicBlock, depths=(2, 2, 2, 2))}),
         "detr_resnet50": (Detr, {"backbone": partial(ResNet, block=Bottleneck, depths=(3, 4, 6, 3))}),
     }

@@ -161,8 +161,8 @@ def gaussian_window(
         size: s, in boxes.
 
     >>> box, centres = jnp.array([[0.5, 0.5, 0.2, 0.4]]), jnp.array([[0.5, 0.5], [0.6, 0.5], [0.6, 0.9]])
-    >>> gaussian_window(box, centres, jnp.zeros((1, 1, 2)), jnp.full((1, 1, 2), 0.5)).round(2)
-    Array([[[ 0. , -0.5, -2.5]]], dtype=float32)
+    >>> jnp.exp(gaussian_window(box, centres, jnp.zeros((1, 1, 2)), jnp.full((1, 1, 2), 0.5))).round(2)
+    Array([[[1.  , 0.61, 0.08]]], dtype=float32)
     """
     middle, extent = boxes[..., None, :2], boxes[..., None, 2:]
     inside = (centres - middle) / extent

@@ -56,7 +56,7 @@ def label_sums(
 def label_metrics(sums: PyTree) -> dict[str, float]:
     """The mean cross-entropy and the share of right predictions that `label_sums` stand for."""
     count = sums["confusion"].sum()
-    return {"loss": float(sums["loss"] / count), "accuracy": float(sums["confusion"].trace() / count)}
+    return {"accuracy": float(sums["confusion"].trace() / count), "loss": float(sums["loss"] / count)}
 
 
 def _wide(logits):

@@ -17,8 +17,6 @@ from attn_flax.tasks.detection.boxes import Objects
 
 BOX_NOISE = 0.4
 """λ."""
-LABEL_NOISE = 0.2
-"""γ."""
 WHOLE_IMAGE = (0.5, 0.5, 1.0, 1.0)
 
 
@@ -28,12 +26,21 @@ def repeated(objects: Objects, groups: int) -> Objects:
     return Objects(*(jnp.concatenate([x] * groups, axis) for x, axis in ((objects.labels, -1), (boxes, -2))))
 
 
-def noised(key: jax.Array, objects: Objects, *, num_classes: int) -> tuple[Int[Array, "*b d"], Float[Array, "*b d 4"]]:
-    """Labels and boxes of the objects with noise; there is a label also where there is no object."""
+def noised(
+    key: jax.Array, objects: Objects, *, num_classes: int, label_noise: float
+) -> tuple[Int[Array, "*b d"], Float[Array, "*b d 4"]]:
+    """Labels and boxes of the objects with noise; there is a label also where there is no object.
+
+    Args:
+        key: the source of the noise.
+        objects: with labels from 0 to num_classes - 1, or -1 for none.
+        num_classes: of the objects.
+        label_noise: γ.
+    """
     label_key, which_key, centre_key, size_key = jax.random.split(key, 4)
     labels, boxes = objects
     anything = jax.random.randint(label_key, labels.shape, 0, num_classes, labels.dtype)
-    changed = jax.random.bernoulli(which_key, LABEL_NOISE, labels.shape) | (labels < 0)
+    changed = jax.random.bernoulli(which_key, label_noise, labels.shape) | (labels < 0)
     centre, size = jnp.split(boxes, 2, -1)
     moved, scaled = (
         BOX_NOISE * jax.random.uniform(key, size.shape, size.dtype, -1, 1) for key in (centre_key, size_key)

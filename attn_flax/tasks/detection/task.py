@@ -43,17 +43,22 @@ class Detection(Supervised):
         model: the detector.
         learning: how gradients move its parameters.
         denoising: how many groups of denoising queries learn beside the others.
+        label_noise: the share γ of the denoising queries whose class is any; 0.2 in the paper. The more there are, the
+            more of the class they must read from the image.
         weights: λ of the loss's parts.
 
     Raises:
-        InputError: a negative number of groups; in a step, images that may have more objects than there are queries.
+        InputError: a negative number of groups or a share outside [0, 1]; in a step, images that may have more objects
+            than there are queries.
     """
 
     denoising: int = 0
+    label_noise: float = 0.2
     weights: Parts = WEIGHTS
 
     def __post_init__(self):
         check(self.denoising >= 0, f"denoising must be at least 0, got {self.denoising}.")
+        check(0 <= self.label_noise <= 1, f"label_noise must be in [0, 1], got {self.label_noise}.")
 
     def update(self, state: TrainState, batch: PyTree, *, axis: str | None = None) -> tuple[TrainState, PyTree]:
         """One step; every part of the whole batch knows how many objects an image has in it on average."""
@@ -70,7 +75,7 @@ class Detection(Supervised):
         if not self.denoising:
             return batch["image"], targets
         several = repeated(objects, self.denoising)
-        labels, boxes = noised(key, several, num_classes=self.model.num_classes)
+        labels, boxes = noised(key, several, num_classes=self.model.num_classes, label_noise=self.label_noise)
         return (batch["image"], (labels, boxes, sees_its_group(several.labels, self.denoising))), targets
 
     def loss(self, out: PyTree, targets: PyTree) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from attn_flax.tasks.detection.boxes import Objects
 from attn_flax.tasks.detection.denoising import noised, repeated, sees_its_group
@@ -17,10 +18,11 @@ def many_objects(count=4000):
     return Objects(jnp.asarray(labels), jnp.asarray(boxes, jnp.float32))
 
 
-def test_noise_is_as_the_paper_says():
-    """Centres move by up to 0.4 of half a box, sizes change by up to 0.4, a fifth of the labels is drawn anew."""
+@pytest.mark.parametrize("label_noise", [0.2, 0.8])
+def test_noise_is_as_the_paper_says(label_noise):
+    """Centres move by up to 0.4 of half a box, sizes change by up to 0.4, a share of the labels is drawn anew."""
     objects = many_objects()
-    labels, boxes = map(np.asarray, noised(jax.random.key(0), objects, num_classes=CLASSES))
+    labels, boxes = map(np.asarray, noised(jax.random.key(0), objects, num_classes=CLASSES, label_noise=label_noise))
     there = np.asarray(objects.labels) >= 0
     size = np.asarray(objects.boxes)[..., 2:]
     moved = (boxes - objects.boxes)[there] / np.concatenate([size / 2, size], -1)[there]
@@ -30,14 +32,14 @@ def test_noise_is_as_the_paper_says():
     correlations = np.corrcoef(moved.T) - np.eye(4)
     assert np.abs(correlations).max() < 0.05
     changed = labels[there] != np.asarray(objects.labels)[there]
-    np.testing.assert_allclose(changed.mean(), 0.2 * (CLASSES - 1) / CLASSES, rtol=0.1)
+    np.testing.assert_allclose(changed.mean(), label_noise * (CLASSES - 1) / CLASSES, rtol=0.1)
     assert set(labels.ravel()) == set(range(CLASSES))
     np.testing.assert_allclose(np.bincount(labels[~there]) / (~there).sum(), 1 / CLASSES, rtol=0.25)
 
 
 def test_boxes_stay_in_the_image():
     corner = Objects(jnp.zeros((1, 500), int), jnp.broadcast_to(jnp.array([0.02, 0.99, 0.9, 0.9]), (1, 500, 4)))
-    _, boxes = noised(jax.random.key(0), corner, num_classes=CLASSES)
+    _, boxes = noised(jax.random.key(0), corner, num_classes=CLASSES, label_noise=0.2)
     assert 0 <= boxes.min() < 0.01 < 0.99 < boxes.max() <= 1
 
 

@@ -218,6 +218,8 @@ def test_what_it_refuses():
     model = Linear(rngs=nnx.Rngs(0))
     with pytest.raises(InputError, match="denoising must be at least 0, got -1"):
         detect(model, denoising=-1)
+    with pytest.raises(InputError, match=r"label_noise must be in \[0, 1\], got 1.5"):
+        detect(model, label_noise=1.5)
     task = detect(model)
     labels, boxes = naive.scene(np.random.default_rng(0), [2], QUERIES + 1, CLASSES)
     batch = {"image": np.zeros((1, 6, 5, 3), np.float32), "labels": labels, "boxes": boxes}

@@ -102,7 +102,9 @@ def draw(folder: runs.RunFolder, data: runs.TaskData, trained: runs.Trained, con
         "found": in_pixels(predict_boxes(model, jnp.asarray(images)), size, threshold=THRESHOLD),
     }
     explain.draw_boxes(images, sets, data.class_names, folder.path / "boxes.png", **standardized)
-    runs.draw_maps(folder, model, images, data.config, console)
+    runs.draw_maps(
+        folder, model, images, data.config, console, over_images=lambda path: not path.endswith("self_attention")
+    )
 
 
 def predict(run: runs.TrainedRun, names: Sequence[str], out: Path, console: Console) -> list[dict[str, Any]]:

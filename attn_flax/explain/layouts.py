@@ -42,6 +42,8 @@ def read_map(weights: np.ndarray, batch: int, height: int, width: int) -> dict[s
         (b, n, m), (b, m, n)       tokens and units, n the larger: the weights of the first three units (b, h, w)
         (b, m, h, w), (b, m, h, w, …)  units before positions: of the first three the weights, or the largest (b, h, w)
         (b, m, c)                  m ≤ 4 branches: the weights of each (b, c)
+        (b, …, m, n)               units and tokens: the attention that each position receives, the mean over all axes
+                                   between (b, h, w)
 
     h and w are those of the map that the module saw: in the image's aspect ratio, up to rounding. n is h·w, or 1 + h·w
     with a leading class token, whose attention is then shown in the place of the centre's.
@@ -62,8 +64,11 @@ def read_map(weights: np.ndarray, batch: int, height: int, width: int) -> dict[s
     if weights.ndim == 3:
         fits = _fits(*weights.shape[1:], height, width)
         return {"weight": weights} if fits else _read_units(weights, height, width)
-    fits = _fits(*weights.shape[2:4], height, width)
-    return _first_units(weights.max(tuple(range(4, weights.ndim)))) if fits else {}
+    if _fits(*weights.shape[2:4], height, width):
+        return _first_units(weights.max(tuple(range(4, weights.ndim))))
+    if grid := find_grid(weights.shape[-1], height, width):
+        return {"mean received": weights.mean(tuple(range(1, weights.ndim - 1))).reshape(batch, *grid)}
+    return {}
 
 
 def _read_gates(weights, height, width):

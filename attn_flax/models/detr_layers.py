@@ -170,7 +170,7 @@ def gaussian_window(
     return -0.5 * jnp.moveaxis(jnp.square(away).sum(-1), -2, -3)
 
 
-class WindowAttention(nnx.Module):
+class WindowAttention(Attention):
     """Attention of queries with reference boxes, each through a Gaussian window around its box.
 
     Parameters: 4c² + 4c, and 4k(c + 1) of the windows.
@@ -181,6 +181,9 @@ class WindowAttention(nnx.Module):
         dtype: the type to compute in; by default that of input and parameters together.
         param_dtype: the type of the parameters.
         rngs: the source of the initial parameters.
+
+    Raises:
+        InputError: sizes below 1, or heads that do not divide the width.
     """
 
     def __init__(
@@ -193,12 +196,12 @@ class WindowAttention(nnx.Module):
         rngs: nnx.Rngs,
     ):
         types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.attend = Attention(width, num_heads, **types)
+        super().__init__(width, num_heads, **types)
         self.window = nnx.Linear(width, num_heads * 4, kernel_init=nnx.initializers.zeros, **types)
 
     def attention_map(self, x, z, x_position, z_position, boxes, centres) -> Float[Array, "*b k n m"]:
         """The weights; rows sum to one."""
-        return self.attend.attention_map(x, z, x_position, z_position, bias=self._bias(x, boxes, centres))
+        return super().attention_map(x, z, x_position, z_position, bias=self._bias(x, boxes, centres))
 
     def __call__(
         self,
@@ -210,7 +213,7 @@ class WindowAttention(nnx.Module):
         centres: Float[Array, "m 2"],
     ) -> Float[Array, "*b n c"]:
         """y, with the arguments of `Attention` and of `gaussian_window`."""
-        return self.attend(x, z, x_position, z_position, bias=self._bias(x, boxes, centres))
+        return super().__call__(x, z, x_position, z_position, bias=self._bias(x, boxes, centres))
 
     def _bias(self, x, boxes, centres):
         offset, size = jnp.split(self.window(x).reshape(*x.shape[:-1], -1, 4), 2, -1)

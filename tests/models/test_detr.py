@@ -153,7 +153,6 @@ def oracle(image, p, *, levels=1, two_stage=False, refine=False, modulate=False,
         cross, bias = f"{name}.cross_attention", None
         if modulate:
             bias = window(x, boxes, cells[:, :2], p, cross)
-            cross = f"{cross}.attend"
         content = content + attention(x, memory, position, memory_position, p, cross, bias)
         content = content + perceptron(norm(content, p, f"{name}.perceptron_norm"), p, f"{name}.perceptron")
         found.append(heads(content, boxes, p, "heads"))

@@ -49,13 +49,12 @@ class Config(runs.TrainingConfig):
     """The share of the denoising queries whose class is any."""
 
 
-SIZES = ("width=96", "num_heads=4", "encoder_layers=2", "decoder_layers=2", "num_queries=12")
 ADDITIONS = ("two_stage=True", "refine=True", "modulate=True", "focal=True")
 PLAIN = Config(
     preset="plain",
-    data=runs.BoxDataConfig(max_boxes=6, augment=Augmentation(permute_colors=True, invert=True)),
-    model=runs.ModelConfig(name="detr_small", arguments=SIZES),
-    optimizer=runs.OptimizerConfig(learning_rate=1e-3, warmup=0.03, weight_decay=1e-4, clip_norm=1.0, ema_decay=0.998),
+    data=runs.BoxDataConfig(max_boxes=6, augment=Augmentation(shift=4, permute_colors=True, invert=True)),
+    model=runs.ModelConfig(name="detr_small"),
+    optimizer=runs.OptimizerConfig(learning_rate=1e-3, warmup=0.03, weight_decay=0.05, clip_norm=1.0, ema_decay=0.998),
     epochs=18,
     batch_size=16,
 )
@@ -63,7 +62,7 @@ PRESETS = {
     "default": dataclasses.replace(
         PLAIN,
         preset="default",
-        model=runs.ModelConfig(name="detr_small", arguments=SIZES + ADDITIONS),
+        model=runs.ModelConfig(name="detr_small", arguments=ADDITIONS),
         denoising=4,
         label_noise=0.8,
     ),

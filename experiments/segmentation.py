@@ -51,7 +51,7 @@ PRESETS = {
         optimizer=runs.OptimizerConfig(
             learning_rate=3e-3, warmup=0.1, weight_decay=0.01, clip_norm=1.0, ema_decay=0.99
         ),
-        epochs=6,
+        epochs=15,
         batch_size=16,
     ),
 }

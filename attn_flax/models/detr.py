@@ -379,7 +379,17 @@ class Detr(nnx.Module):
 
 MODELS = MappingProxyType(
     {
-        "detr_small": (Detr, {"backbone": partial(SmallResNet, widths=(48, 96))}),
+        "detr_small": (
+            Detr,
+            {
+                "backbone": partial(SmallResNet, widths=(48, 96)),
+                "width": 96,
+                "num_heads": 4,
+                "encoder_layers": 2,
+                "decoder_layers": 2,
+                "num_queries": 12,
+            },
+        ),
         "detr_resnet18": (Detr, {"backbone": partial(ResNet, block=BasicBlock, depths=(2, 2, 2, 2))}),
         "detr_resnet50": (Detr, {"backbone": partial(ResNet, block=Bottleneck, depths=(3, 4, 6, 3))}),
     }

@@ -107,8 +107,9 @@ def create_model(name: str, *, num_classes: int = 1000, rngs: nnx.Rngs, **argume
         name: one of `list_models()`.
         num_classes: the number of logits.
         rngs: the source of the initial parameters.
-        **arguments: those of the network's class, which documents them. `attention` may also be a name of the
-            catalogue or "none", and `activation` a name: elu, gelu, relu, silu, tanh or "none".
+        **arguments: those of the network's class, which documents them; they go before what the name stands for.
+            `attention` may also be a name of the catalogue or "none", and `activation` a name: elu, gelu, relu, silu,
+            tanh or "none".
 
     Raises:
         UnknownNameError: the network, its attention, its activation or an argument does not exist; the close ones are
@@ -118,7 +119,7 @@ def create_model(name: str, *, num_classes: int = 1000, rngs: nnx.Rngs, **argume
     >>> sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param)))
     4276690
     """
-    model, fixed = _entry(name)
+    model, own = _entry(name)
     check_arguments(name, model, arguments)
     if "attention" in arguments:
         types = {argument: arguments[argument] for argument in ("dtype", "param_dtype") if argument in arguments}
@@ -126,7 +127,7 @@ def create_model(name: str, *, num_classes: int = 1000, rngs: nnx.Rngs, **argume
         arguments["attention"] = _named("attention", arguments["attention"], attentions)
     if "activation" in arguments:
         arguments["activation"] = _named("activation", arguments["activation"], ACTIVATIONS)
-    return model(num_classes, **fixed, **arguments, rngs=rngs)
+    return model(num_classes, **(own | arguments), rngs=rngs)
 
 
 def _entry(name):

@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from attn_flax.checks import InputError
-from attn_flax.models import SmallResNet
+from attn_flax.models import SmallResNet, create_model
 from tests import oracles
 from tests.models import networks
 
@@ -86,3 +86,8 @@ def test_parameters_are_as_documented():
 def test_what_it_refuses(arguments, message):
     with pytest.raises(InputError, match=message):
         SmallResNet(3, **arguments, rngs=nnx.Rngs(0))
+
+
+def test_what_is_given_goes_before_what_a_name_stands_for():
+    model = nnx.eval_shape(lambda: create_model("detr_small", num_queries=7, rngs=nnx.Rngs(0)))
+    assert (model.num_queries, model.width, len(model.decoder)) == (7, 96, 2)

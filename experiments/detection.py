@@ -23,7 +23,7 @@ from flax import nnx
 from rich.console import Console
 
 from attn_flax import explain, runs, training
-from attn_flax.data import BOXES, Augmentation, find_images, read_images
+from attn_flax.data import BOXES, Augmentation, find_images, in_pixels_of_file, read_images
 from attn_flax.tasks import Detection
 from attn_flax.tasks.detection import Detections, in_pixels, predict_boxes
 
@@ -107,7 +107,7 @@ def draw(folder: runs.RunFolder, data: runs.TaskData, trained: runs.Trained, con
 
 
 def predict(run: runs.TrainedRun, names: Sequence[str], out: Path, console: Console) -> list[dict[str, Any]]:
-    """For each image its file, what was found with boxes in pixels of the resized image, the surest first, its picture.
+    """For each image its file, what was found, the surest first, with boxes in pixels of the file, and its picture.
 
     Raises:
         InputError: a name stands for no image, or an image is damaged; those before it are done then.
@@ -119,9 +119,10 @@ def predict(run: runs.TrainedRun, names: Sequence[str], out: Path, console: Cons
         picture = out / f"{index:04}-{file.stem}.png"
         standardized = {"mean": run.data.mean, "std": run.data.std}
         explain.draw_boxes(image, {"found": [found]}, run.class_names, picture, **standardized)
+        boxes = in_pixels_of_file(found.boxes, file, size=run.data.size)
         objects = [
             {"class": run.class_names[label], "score": float(score), "box": box.tolist()}
-            for box, label, score in zip(*found, strict=True)
+            for box, label, score in zip(boxes, found.labels, found.scores, strict=True)
         ]
         predictions.append({"file": str(file), "objects": objects, "picture": str(picture)})
         shown = "  ".join(f"{one['class']} {one['score']:.4f}" for one in objects) or "nothing"

@@ -12,7 +12,7 @@ from attn_flax.data.errors import (
     FolderError,
     UnsupportedDatasetError,
 )
-from attn_flax.data.images import IMAGE_SUFFIXES, find_images, read_images
+from attn_flax.data.images import IMAGE_SUFFIXES, find_images, in_pixels_of_file, read_images
 from attn_flax.data.kinds import BOXES, LABELLED_IMAGES, MASKS, VIDEOS, Kind
 from attn_flax.data.pipeline import evaluation_batches, train_batches
 from attn_flax.data.statistics import channel_statistics
@@ -36,6 +36,7 @@ __all__ = [
     "evaluation_batches",
     "find_builder",
     "find_images",
+    "in_pixels_of_file",
     "load_dataset",
     "read_clip",
     "read_images",

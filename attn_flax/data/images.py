@@ -53,6 +53,22 @@ def read_images(
     return collate([resize.map({"image": _read(file), "label": 0}) for file in files])["image"]
 
 
+def in_pixels_of_file(boxes: np.ndarray, file: Path, *, size: tuple[int, int]) -> np.ndarray:
+    """Boxes (n, 4) of an image as `read_images` shows it, in pixels of the file that it was read from.
+
+    Args:
+        boxes: (x_1, y_1, x_2, y_2) in pixels of the shown image.
+        file: of the image.
+        size: the height and width of the shown image.
+
+    Raises:
+        CorruptRecordError: the file is no image, or damaged.
+    """
+    window = ResizeAndCrop(*size).window(*_read(file).shape[:2])
+    scale = window.width / size[1], window.height / size[0]
+    return boxes * np.array(scale * 2, np.float32) + np.array([window.left, window.top] * 2, np.float32)
+
+
 def _read(file):
     with reading(f"image {file}"):
         return decode_image(file)

@@ -97,11 +97,15 @@ class ResizeAndCrop(Map):
         height, width = record[_pictures(record)].shape[-3:-1]
         if (height, width) == (self.height, self.width):
             return record
-        scale = min(height / self.height, width / self.width)
-        shown = min(height, scale * self.height), min(width, scale * self.width)  # never more, by rounding
-        window = Window((height - shown[0]) / 2, (width - shown[1]) / 2, *shown)
+        window = self.window(height, width)
         box = window.left, window.top, window.left + window.width, window.top + window.height
         return _show(record, window, lambda pictures: _resize(pictures, self.height, self.width, box))
+
+    def window(self, height: int, width: int) -> Window:
+        """What is shown of a picture of this size."""
+        scale = min(height / self.height, width / self.width)
+        shown = min(height, scale * self.height), min(width, scale * self.width)  # never more, by rounding
+        return Window((height - shown[0]) / 2, (width - shown[1]) / 2, *shown)
 
 
 @dataclasses.dataclass(frozen=True)

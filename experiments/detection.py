@@ -25,7 +25,7 @@ from rich.console import Console
 from attn_flax import explain, runs, training
 from attn_flax.data import BOXES, Augmentation, find_images, in_pixels_of_file, read_images
 from attn_flax.tasks import Detection
-from attn_flax.tasks.detection import Detections, in_pixels, predict_boxes
+from attn_flax.tasks.detection import Detections, in_pixels, load_pycocotools, predict_boxes
 
 CURVES = ("loss", "ap", "ap50")
 IMAGES_DRAWN = 8
@@ -81,7 +81,8 @@ def main(config: Config, console: Console | None = None) -> dict[str, Any]:
 
 
 def build_task(config: Config, data: runs.TaskData, plan: training.Plan) -> Detection:
-    """The detection of the data's objects."""
+    """The detection of the data's objects, once it is known that they can be counted."""
+    load_pycocotools()
     model = runs.build_model(config.model, data.config, num_classes=data.num_classes, rngs=nnx.Rngs(config.seed))
     learning = runs.build_learning(config.optimizer, plan)
     return Detection(model, learning, denoising=config.denoising, label_noise=config.label_noise)

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from attn_flax import runs
+from attn_flax.checks import InputError
 from attn_flax.data.embedded import scenes, videos
 from attn_flax.training import Checkpoints
 from experiments import detection, evaluate, generation, predict, segmentation, video
@@ -123,3 +125,10 @@ def test_a_run_predicts_images_of_its_user(trained, tmp_path, task):
         assert sum(share for _, share in prediction["classes"]) == pytest.approx(1)
     else:
         assert all(len(one["box"]) == 4 for one in prediction["objects"])
+
+
+def test_detection_asks_for_pycocotools_before_it_trains(few_records, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    with pytest.raises(InputError, match="needs pycocotools: pip install"):
+        conducted("detection", few_records, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -5,6 +5,7 @@ Source: Lin et al., "Microsoft COCO: Common Objects in Context" (2014), arXiv:14
 
 import contextlib
 import io
+from types import ModuleType
 
 import numpy as np
 from jaxtyping import Float
@@ -30,7 +31,7 @@ def average_precision(found: Detections, objects: Objects, num_classes: int) -> 
     Raises:
         InputError: pycocotools is not installed.
     """
-    cocoeval = _load()
+    cocoeval = load_pycocotools()
     images, classes = range(len(objects.labels)), range(num_classes)
     truth = [
         {"image_id": i, "category_id": int(label), "bbox": _corner_and_size(box), "area": 1.0, "iscrowd": 0}
@@ -56,7 +57,12 @@ def average_precision(found: Detections, objects: Objects, num_classes: int) -> 
     return {"ap": float(np.mean(of_overlaps)), "ap50": of_overlaps[0], "ap75": of_overlaps[5]}
 
 
-def _load():
+def load_pycocotools() -> ModuleType:
+    """Its module of evaluation.
+
+    Raises:
+        InputError: it is not installed.
+    """
     try:
         from pycocotools import cocoeval
     except ImportError as error:

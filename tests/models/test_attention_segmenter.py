@@ -88,6 +88,7 @@ def test_the_maps_are_those_of_the_attention(attention, shapes):
     assert jax.tree.map(jnp.shape, maps) == shapes
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["resnet18_segmenter", "resnet50_segmenter"])
 def test_on_a_residual_network_the_largest_map_is_an_eighth(name):
     def shapes():

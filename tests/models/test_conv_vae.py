@@ -49,6 +49,7 @@ def block(layer, x):
     return x + conv(layer.conv2, silu_of_norm(conv(layer.conv1, silu_of_norm(x))))
 
 
+@pytest.mark.full
 def test_encoder_and_decoder_are_the_naive_layers():
     """Without attention, which is the identity at first."""
     model = vae()
@@ -74,6 +75,7 @@ def test_the_smallest_maps_attend(attention):
         assert {m.shape for m in maps.values()} == {(3, 24, 24)}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("image_size", "in_channels", "features"), [((8, 8), 1, (8,)), ((32, 32), 3, (8, 16, 8)), ((4, 12), 1, (16, 8, 8))]
 )

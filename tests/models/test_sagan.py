@@ -70,6 +70,7 @@ def test_conditional_batch_norm_scales_and_shifts_by_class():
     np.testing.assert_allclose(norm(x, y), kept, atol=1e-5)
 
 
+@pytest.mark.full
 def test_the_discriminator_projects_the_class_onto_its_features():
     """D(x, y) = ψ·φ(x) + b + V_yᵀ φ(x): over the labels its differences are linear in φ, which no label enters."""
     d = perturbed(gan().discriminator)
@@ -109,6 +110,7 @@ def test_all_kernels_are_divided_but_those_of_the_attention():
             assert path[-1] == "layer" or "attention" in path, path
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("attention", ["sagan", "none"])
 def test_the_networks_attend_to_maps_of_half_the_size(attention):
     model = perturbed(gan(attention=attention))
@@ -119,6 +121,7 @@ def test_the_networks_attend_to_maps_of_half_the_size(attention):
     )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("image_size", "arguments"),
     [

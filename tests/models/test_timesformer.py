@@ -62,6 +62,7 @@ FORMS = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("form", FORMS)
 def test_it_is_the_paper(form):
     arguments, kinds, shape = FORMS[form]

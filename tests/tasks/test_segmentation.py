@@ -81,7 +81,7 @@ def test_evaluation_is_that_of_scikit_learn():
     predicted, everything = p.argmax(1), range(CLASSES)
     np.testing.assert_array_equal(sums["confusion"], confusion_matrix(truth, predicted, labels=everything))
     summary = task.summarize(sums)
-    assert list(summary) == ["loss", "accuracy", "mean_iou", "foreground_iou"]
+    assert list(summary) == ["accuracy", "loss", "mean_iou", "foreground_iou"]
     assert summary["loss"] == pytest.approx(log_loss(truth, p, labels=everything), rel=1e-5)
     assert summary["accuracy"] == pytest.approx(accuracy_score(truth, predicted))
     there = sorted({*truth, *predicted})

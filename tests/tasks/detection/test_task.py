@@ -185,11 +185,13 @@ def assert_equal(one, other):
 
 
 @kinds
+@pytest.mark.full
 def test_a_mesh_agrees_with_one_device(logits):
     assert_equal(trained("jit", 8, logits, GROUPS), trained("jit", 1, logits, GROUPS))
 
 
 @kinds
+@pytest.mark.full
 def test_pmap_agrees_with_one_device_without_denoising(logits):
     """Images have 0 to 4 objects, and some devices none at all."""
     assert_equal(trained("pmap", 8, logits, 0), trained("jit", 1, logits, 0))

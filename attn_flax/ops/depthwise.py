@@ -70,9 +70,10 @@ def depthwise_conv(
         f"x must have {axes} spatial axes and {channels} channels on its last axis, as the kernel has, "
         f"got shapes {x.shape} and {kernel.shape}.",
     )
-    geometry = window_geometry(x.shape[-axes - 1 : -1], window, strides, dilation, padding)
+    size = x.shape[-axes - 1 : -1]
+    geometry = window_geometry(size, window, strides, dilation, padding)
     check(
-        min(geometry.output_size(x.shape[-axes - 1 : -1], window)) >= 1,
+        min(geometry.output_size(size, window)) >= 1,
         f"the window {tuple(window)} with dilation {geometry.dilation} must fit the padded map, "
         f"got shape {x.shape} and padding {geometry.padding}.",
     )

@@ -91,6 +91,7 @@ CATALOG: Mapping[str, Row] = MappingProxyType(
         "axial": Row(nn.AxialAttention),
         "bat": Row(nn.BilinearAttentionTransform),
         "criss_cross": Row(nn.CrissCrossAttention),
+        "deformable": Row(nn.DeformableAttention),
         "double_attention": Row(nn.DoubleAttention),
         "emanet": Row(nn.ExpectationMaximizationAttention),
         "external_attention": Row(nn.ExternalAttention),
@@ -139,6 +140,8 @@ CATALOG: Mapping[str, Row] = MappingProxyType(
         "sk": Row(nn.SelectiveKernel),
         "splat": Row(nn.SplitAttention, {"use_norm": False}),
         "split_attention": Row(nn.SplitAttention),
+        "attention_pool": Row(nn.AttentionPool, kind="pool"),
+        "mhsa": Row(nn.MultiHeadSelfAttention),
         "gltr": Row(nn.GlobalLocalTemporal, kind="pool"),
         "tam": Row(nn.TemporalAdaptive, kind="video"),
         "temporal_mhsa": Row(nn.TemporalSelfAttention, kind="video"),
@@ -153,8 +156,8 @@ def list_attentions(family: str | None = None, *, drop_in: bool | None = None) -
     """The names of the catalogue.
 
     Args:
-        family: only those of this room: article, channel, spatial, channel_spatial, branch, temporal,
-            spatial_temporal.
+        family: only those of this room: article, channel, spatial, channel_spatial, branch,
+            self_attention, temporal, spatial_temporal.
         drop_in: only those that `create_attention(name, channels, rngs=rngs)` makes fit for any map, or only the
             others.
 

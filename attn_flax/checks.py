@@ -62,10 +62,15 @@ def check_same_size(*, axes: tuple[int, int], **shapes: tuple[int, ...]) -> None
     )
 
 
+def arguments_of(factory: Callable) -> set[str]:
+    """The names of the arguments that a class or function takes."""
+    # A Module's class hides its signature behind its metaclass.
+    return inspect.signature(factory.__init__ if inspect.isclass(factory) else factory).parameters.keys() - {"self"}
+
+
 def check_arguments(name: str, factory: Callable, arguments: Iterable[str]) -> None:
     """Raises UnknownNameError for an argument that `factory`, the class or function of that name, does not take."""
-    # A Module's class hides its signature behind its metaclass.
-    known = inspect.signature(factory.__init__ if inspect.isclass(factory) else factory).parameters.keys() - {"self"}
+    known = arguments_of(factory)
     for argument in arguments:
         if argument not in known:
             raise UnknownNameError(f"{name} argument", argument, known)

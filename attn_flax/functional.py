@@ -57,11 +57,14 @@ from attn_flax.mechanisms.channel_spatial.strip_pooling import (
     strip_pooling_weights,
 )
 from attn_flax.mechanisms.channel_spatial.triplet import triplet, triplet_weights, z_pool
+from attn_flax.mechanisms.self_attention.attention_pool import attention_pool, attention_pool_weights
+from attn_flax.mechanisms.self_attention.mhsa import mhsa, mhsa_weights
 from attn_flax.mechanisms.spatial.aa_conv import aa_conv, aa_conv_attention, aa_conv_attention_weights
 from attn_flax.mechanisms.spatial.attention_gate import attention_gate, attention_gate_weights
 from attn_flax.mechanisms.spatial.axial import axial_attention, axial_attention_weights
 from attn_flax.mechanisms.spatial.bat import bat, bat_weights
 from attn_flax.mechanisms.spatial.criss_cross import criss_cross, criss_cross_weights
+from attn_flax.mechanisms.spatial.deformable import deformable_attention, deformable_locations, deformable_weights
 from attn_flax.mechanisms.spatial.double_attention import double_attention, double_attention_weights
 from attn_flax.mechanisms.spatial.emanet import (
     emanet_attention,
@@ -82,7 +85,7 @@ from attn_flax.mechanisms.spatial.poolformer import poolformer, poolformer_weigh
 from attn_flax.mechanisms.spatial.sagan import sagan, sagan_weights
 from attn_flax.mechanisms.spatial.self_attention_2d import self_attention_2d, self_attention_2d_weights
 from attn_flax.mechanisms.spatial.sgu import sgu, sgu_weights
-from attn_flax.mechanisms.spatial.stn import bilinear_sample, stn, stn_grid
+from attn_flax.mechanisms.spatial.stn import stn, stn_grid
 from attn_flax.mechanisms.spatial.tokenlearner import (
     tokenlearner,
     tokenlearner_v11,
@@ -113,13 +116,14 @@ __all__ = [
     "article_weights",
     "attention_gate",
     "attention_gate_weights",
+    "attention_pool",
+    "attention_pool_weights",
     "axial_attention",
     "axial_attention_weights",
     "bam",
     "bam_weights",
     "bat",
     "bat_weights",
-    "bilinear_sample",
     "block_average",
     "cbam",
     "cbam_channel_weights",
@@ -137,6 +141,9 @@ __all__ = [
     "criss_cross_weights",
     "danet_channel",
     "danet_channel_weights",
+    "deformable_attention",
+    "deformable_locations",
+    "deformable_weights",
     "dia",
     "dia_state",
     "divided_st_attention",
@@ -196,6 +203,8 @@ __all__ = [
     "lka",
     "lka_weights",
     "matrix_sqrt",
+    "mhsa",
+    "mhsa_weights",
     "mixed_pooling",
     "mixed_pooling_context",
     "nearest_odd",

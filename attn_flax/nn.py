@@ -39,11 +39,14 @@ from attn_flax.mechanisms.channel_spatial.simple_coord import SimpleCoordinateAt
 from attn_flax.mechanisms.channel_spatial.strip import StripAttention
 from attn_flax.mechanisms.channel_spatial.strip_pooling import MixedPooling, StripPooling
 from attn_flax.mechanisms.channel_spatial.triplet import TripletAttention
+from attn_flax.mechanisms.self_attention.attention_pool import AttentionPool
+from attn_flax.mechanisms.self_attention.mhsa import MultiHeadSelfAttention
 from attn_flax.mechanisms.spatial.aa_conv import AttentionAugmentedConv
 from attn_flax.mechanisms.spatial.attention_gate import AttentionGate
 from attn_flax.mechanisms.spatial.axial import AxialAttention
 from attn_flax.mechanisms.spatial.bat import BilinearAttentionTransform
 from attn_flax.mechanisms.spatial.criss_cross import CrissCrossAttention
+from attn_flax.mechanisms.spatial.deformable import DeformableAttention, MultiScaleDeformableAttention
 from attn_flax.mechanisms.spatial.double_attention import DoubleAttention
 from attn_flax.mechanisms.spatial.emanet import ExpectationMaximizationAttention
 from attn_flax.mechanisms.spatial.external_attention import ExternalAttention
@@ -74,6 +77,7 @@ __all__ = [
     "ArticleGate",
     "AttentionAugmentedConv",
     "AttentionGate",
+    "AttentionPool",
     "AxialAttention",
     "Bam",
     "BilinearAttentionTransform",
@@ -83,6 +87,7 @@ __all__ = [
     "CoordinateAttention",
     "CrissCrossAttention",
     "DecoupledSpatialTemporal",
+    "DeformableAttention",
     "Dia",
     "DividedSpaceTime",
     "DoubleAttention",
@@ -109,6 +114,8 @@ __all__ = [
     "Involution",
     "LargeKernelAttention",
     "MixedPooling",
+    "MultiHeadSelfAttention",
+    "MultiScaleDeformableAttention",
     "NonLocal",
     "PolarizedSelfAttention",
     "Pooling",

@@ -9,20 +9,24 @@ accuracy, and pictures: learning curves, the confusion matrix, attention maps be
 """
 
 import dataclasses
-import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 from flax import nnx
 from rich.console import Console
 
 from attn_flax import explain, runs, training
-from attn_flax.checks import InputError
-from attn_flax.data import Augmentation
+from attn_flax.data import LABELLED_IMAGES, Augmentation, find_images, read_images
 from attn_flax.tasks import Classification
 
+BATCH = 32
+CLASSES_SHOWN = 3
 IMAGES_DRAWN = 8
 
 
@@ -30,10 +34,11 @@ IMAGES_DRAWN = 8
 class Config(runs.TrainingConfig):
     """Train an image classifier with attention, and see what it learned."""
 
+    task: tyro.conf.Suppress[Literal["classification"]] = "classification"
     preset: Literal["default", "article"] = "default"
     """What the other options start from: our recipe for the article's network, or the article's own."""
     data: runs.DataConfig = dataclasses.field(default_factory=runs.DataConfig)
-    model: runs.ModelConfig = dataclasses.field(default_factory=runs.ModelConfig)
+    model: runs.ModelConfig = dataclasses.field(default_factory=partial(runs.ModelConfig, attention="article_gate"))
     optimizer: runs.OptimizerConfig = dataclasses.field(default_factory=runs.OptimizerConfig)
     label_smoothing: float = 0.0
     """The share of the target spread evenly over all classes."""
@@ -46,7 +51,7 @@ class Config(runs.TrainingConfig):
 PRESETS = {
     "default": Config(
         data=runs.DataConfig(augment=Augmentation(shift=1)),
-        model=runs.ModelConfig(arguments=("activation=relu",)),
+        model=runs.ModelConfig(attention="article_gate", arguments=("activation=relu",)),
         optimizer=runs.OptimizerConfig(name="adamw", learning_rate=2e-3, weight_decay=0.05, warmup=0.08),
         label_smoothing=0.1,
     ),
@@ -67,71 +72,66 @@ def main(config: Config, console: Console | None = None) -> dict[str, Any]:
         InputError: something in the configuration, or an image, is wrong.
         StoppedError: a signal ended the training.
     """
-    start = time.perf_counter()
-    runs.connect(config.distributed)
-    runs.keep_compiled_programs()
-    console = runs.quiet_unless_first(console)
-    runs.check_training(config)
-    if runs.is_finished(config):
-        console.print(f"{config.run} is finished: there is nothing left to do.", soft_wrap=True)
-        return runs.RunFolder(config.run).read_json("result.json")
-    data = runs.build_data(config.data, batch_size=config.batch_size, tell=runs.teller(console))
-    plan = training.Plan(len(data.dataset.train), config.batch_size, config.epochs, config.report_every)
-    model = runs.build_model(
-        config.model, num_classes=data.num_classes, in_channels=config.data.channels, rngs=nnx.Rngs(config.seed)
-    )
+    return runs.conduct(EXPERIMENT, config, console)
+
+
+def build_task(config: Config, data: runs.TaskData, plan: training.Plan) -> Classification:
+    """The classification of the data's images."""
+    model = runs.build_model(config.model, data.config, num_classes=data.num_classes, rngs=nnx.Rngs(config.seed))
     learning = runs.build_learning(config.optimizer, plan)
-    task = Classification(model, learning, data.num_classes, config.label_smoothing, config.mixup, config.cutmix)
-    runner = training.parallelize(task, config.parallel, fsdp=config.fsdp_devices)
-    runner.check_batch_size(config.batch_size)
-
-    name = data.dataset.name.replace("/", "-")  # of cmaterdb/bangla
-    folder = runs.RunFolder.open(config.run, name=f"{name}-{config.model.name}", resume=config.resume)
-    with runs.resumable(folder):
-        folder.write_json("classes.json", data.dataset.class_names)
-        folder.write_json("config.json", dataclasses.replace(config, data=data.config))
-        step, state = runs.train(config, task, runner, data, plan, folder, console)
-        sums = training.evaluate(runner, state, data.evaluation_batches("test"))
-        result = {
-            "test": task.summarize(sums),
-            "step": step,
-            "epochs": config.epochs,
-            "skipped_records": data.bad.count,
-            "parameters": sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param))),
-            "seed": config.seed,
-            "wall_seconds": round(time.perf_counter() - start, 2),
-            **runs.environment(),
-        }
-        best = task.module(runner.fetch(state))
-        if runs.is_first():
-            draw(folder, data, best, sums["confusion"], console)
-        folder.write_json("result.json", result)
-    accuracy, loss = result["test"]["accuracy"], result["test"]["loss"]
-    console.print(
-        f"test accuracy {accuracy:.4f} loss {loss:.4f} after step {step} of {plan.steps}\n{folder.path}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    return result
+    return Classification(model, learning, data.num_classes, config.label_smoothing, config.mixup, config.cutmix)
 
 
-def draw(
-    folder: runs.RunFolder, data: runs.ImageData, model: nnx.Module, confusion: np.ndarray, console: Console
-) -> None:
+def draw(folder: runs.RunFolder, data: runs.TaskData, trained: runs.Trained, console: Console) -> None:
     """The run's pictures."""
     explain.draw_learning_curves(folder.read_metrics(), folder.path / "learning_curves.png")
-    explain.draw_confusion_matrix(confusion, data.dataset.class_names, folder.path / "confusion_matrix.png")
+    confusion = trained.sums["confusion"]
+    explain.draw_confusion_matrix(confusion, data.class_names, folder.path / "confusion_matrix.png")
     batch = next(iter(data.evaluation_batches("test")))
     images = batch["image"][batch["weight"] > 0][:IMAGES_DRAWN]
-    try:
-        maps = explain.attention_maps(model, jnp.asarray(images))
-    except InputError as error:
-        console.print(f"no attention maps: {error}", highlight=False)
-        return
-    if maps:
-        path = folder.path / "attention_maps.png"
-        explain.draw_attention_maps(images, maps, path, mean=data.config.mean, std=data.config.std)
+    runs.draw_maps(folder, trained.task.module(trained.state), images, data.config, console)
 
+
+def predict(run: runs.TrainedRun, names: Sequence[str], out: Path, console: Console) -> list[dict[str, Any]]:
+    """For each image its file, its classes with their probabilities, highest first, and the picture of its maps.
+
+    The pictures show what each mechanism attends to, which positions of its output speak for the class, and the rollout
+    where there are maps among tokens. The images before a damaged one are done when that is met.
+
+    Raises:
+        InputError: a name stands for no image, or an image is damaged.
+    """
+    files = find_images(names)
+    predictions = []
+    for some in (files[i : i + BATCH] for i in range(0, len(files), BATCH)):
+        pixels = read_images(some, **run.format)
+        images = jnp.asarray(pixels)
+        probabilities = np.asarray(jax.nn.softmax(_logits(run.model, images).astype(jnp.float32)))
+        maps = explain.explanations(run.model, images)
+        for index, (file, row) in enumerate(zip(some, probabilities, strict=True)):
+            picture = out / f"{len(predictions):04}-{file.stem}.png" if maps else None
+            if picture:
+                _draw(run, pixels, maps, index, picture)
+            classes = [(run.class_names[label], float(row[label])) for label in np.argsort(-row)]
+            predictions.append({"file": str(file), "classes": classes, "picture": picture and str(picture)})
+            shown = "  ".join(f"{name} {probability:.4f}" for name, probability in classes[:CLASSES_SHOWN])
+            console.print(f"{file}  {shown}", highlight=False, markup=False, soft_wrap=True)
+    return predictions
+
+
+@nnx.jit
+def _logits(model, images):
+    return model(images)
+
+
+def _draw(run, images, maps, index, path):
+    """The maps of one image of a batch."""
+    one = slice(index, index + 1)
+    maps = jax.tree.map(lambda weights: weights[one] if weights.shape[0] == len(images) else weights, maps)
+    explain.draw_attention_maps(images[one], maps, path, mean=run.data.mean, std=run.data.std, overlay=True)
+
+
+EXPERIMENT = runs.Experiment(LABELLED_IMAGES, build_task, draw)
 
 if __name__ == "__main__":
     with runs.error_screen():

@@ -4,10 +4,11 @@
     python -m experiments.evaluate RUN --split validation
     python -m experiments.evaluate RUN --data.folder PHOTOS --out photos.json
 
-Images are prepared as in the training: its size, mean and standard deviation.
+Images and videos are prepared as in the training: its size, mean and standard deviation.
 """
 
 import dataclasses
+import importlib
 import json
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,6 @@ from rich.console import Console
 
 from attn_flax import runs, training
 from attn_flax.checks import InputError
-from attn_flax.tasks import Classification
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +26,11 @@ class OtherData:
     """Another data set than that of the run."""
 
     name: str | None = None
-    """A classification set of TensorFlow Datasets, or the embedded `digits`."""
+    """A set of TensorFlow Datasets, or an embedded one."""
     dir: Path | None = None
     """The folder of prepared TFDS sets."""
     folder: Path | None = None
-    """A folder of images instead of a named set."""
+    """A folder of labelled images instead of a named set."""
     max_bad: int = 0
     """How many damaged records to skip."""
 
@@ -42,10 +42,10 @@ class Config:
     run: tyro.conf.Positional[Path]
     """The run folder."""
     split: Literal["train", "validation", "test"] = "test"
-    """Which images; a set without a test split holds some out of its training images."""
+    """Which examples; a set without a test split holds some out of its training images."""
     data: OtherData = dataclasses.field(default_factory=OtherData)
     batch_size: int = 64
-    """The images of a step, over all devices."""
+    """The examples of a step, over all devices."""
     out: Path | None = None
     """The JSON file to write."""
 
@@ -59,34 +59,54 @@ def main(config: Config, console: Console | None = None) -> dict[str, Any]:
     console = console or Console()
     runs.keep_compiled_programs()
     run = runs.read_run(config.run)
-    data = runs.build_data(_data_config(run.data, config.data), batch_size=config.batch_size, tell=runs.teller(console))
-    if data.dataset.class_names != run.class_names:
+    module = importlib.import_module(f"experiments.{run.task}")
+    experiment = module.EXPERIMENT
+    data = runs.build_data(
+        _data_config(run.data, config.data),
+        kind=experiment.kind,
+        batch_size=config.batch_size,
+        tell=runs.teller(console),
+    )
+    if data.class_names != run.class_names:
         raise InputError(
             f"{data.dataset.name!r} has other classes than the run: expected {', '.join(run.class_names)}, "
-            f"got {', '.join(data.dataset.class_names)}."
+            f"got {', '.join(data.class_names)}."
         )
     if getattr(data.dataset, config.split) is None:
         raise InputError(f"the run holds no {config.split} split out: expected --split train or test.")
-    task = Classification(run.model, training.Learning(training.create_optimizer("sgd", 1.0)), data.num_classes)
+    own = run.folder.read_config(module.Config)
+    task = experiment.build_task(own, data, training.Plan(len(data.dataset.train), config.batch_size, 1))
+    if experiment.prepare:
+        task = experiment.prepare(own, task, run.folder, console)
+    task = dataclasses.replace(task, model=run.model)
     runner = training.parallelize(task)
     runner.check_batch_size(config.batch_size)
     state = runner.place(task.init(jax.random.key(0)))
-    sums = training.evaluate(runner, state, data.evaluation_batches(config.split))
+    counts: list[int] = []
+    sums = training.evaluate(runner, state, _counted(data.evaluation_batches(config.split), counts))
+    metrics = task.summarize(sums)
     result = {
         "run": str(config.run),
         "step": run.step,
         "data": data.dataset.name,
         "split": config.split,
-        "images": int(sums["confusion"].sum()),
-        **task.summarize(sums),
+        "examples": sum(counts),
+        **metrics,
     }
     if config.out:
         config.out.write_text(json.dumps(result, indent=2) + "\n")
+    shown = " ".join(f"{name} {value:.4f}" for name, value in metrics.items())
     console.print(
-        "{data}, {split}: accuracy {accuracy:.4f} loss {loss:.4f} on {images:,} images, step {step}".format(**result),
-        highlight=False,
+        f"{data.dataset.name}, {config.split}: {shown} on {sum(counts):,} examples, step {run.step}", highlight=False
     )
     return result
+
+
+def _counted(batches, counts):
+    """The batches; how many examples each has is noted."""
+    for batch in batches:
+        counts.append(int(batch["weight"].sum()))
+        yield batch
 
 
 def _data_config(own, other):

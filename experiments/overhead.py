@@ -48,9 +48,7 @@ def main(config: Config, console: Console | None = None) -> dict[str, Any]:
     """Times the sides in alternation, and returns what `--out` gets."""
     console = console or Console()
     data = runs.build_data(config.data, batch_size=config.batch_size)
-    model = runs.build_model(
-        config.model, num_classes=data.num_classes, in_channels=config.data.channels, rngs=nnx.Rngs(0)
-    )
+    model = runs.build_model(config.model, data.config, num_classes=data.num_classes, rngs=nnx.Rngs(0))
     learning = training.Learning(training.create_optimizer("adamw", 1e-3))
     task = Classification(model, learning, data.num_classes)
     runner = training.parallelize(task, devices=jax.devices()[:1])

@@ -3,7 +3,8 @@
     python -m experiments.prepare cifar10
     python -m experiments.prepare cmaterdb/bangla --dir DIR
 
-Preparing needs tensorflow: pip install 'attn_flax[prepare]'. Training then runs with or without it.
+Preparing needs tensorflow: pip install 'attn_flax[prepare]'. Training then runs with or without it: videos (ucf101,
+moving_mnist) are described anew as what they are stored as, sequences of images.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
+import tensorflow_datasets as tfds
 import tyro
 from rich.console import Console
 
@@ -38,12 +40,33 @@ def main(config: Config, console: Console | None = None) -> Path:
         DatasetNotPreparedError: it could not be downloaded or written.
     """
     console = console or Console()
-    builder = find_builder(config.name, config.dir, file_format="array_record")
+    try:
+        builder = find_builder(config.name, config.dir, file_format="array_record")
+    except DatasetNotPreparedError:  # TFDS cannot even name the set
+        _require_tensorflow(config.name)
+        raise
     if not builder.is_prepared():
         _require_tensorflow(config.name)
         _prepare(builder)
+        describe_videos_as_images(builder.info.features, Path(builder.data_dir))
     console.print(f"{config.name} is in {builder.data_dir}", highlight=False, soft_wrap=True)
     return Path(builder.data_dir)
+
+
+def describe_videos_as_images(features: tfds.features.FeaturesDict, folder: Path) -> None:
+    """Makes a prepared set with videos readable without tensorflow.
+
+    TFDS stores a Video as it stores a Sequence of Images, but reads it with tensorflow alone. So only the description
+    of the set is written anew.
+
+    Args:
+        features: those of the set.
+        folder: where it is prepared.
+    """
+    videos = {key: feature for key, feature in features.items() if isinstance(feature, tfds.features.Video)}
+    if videos:
+        images = {key: tfds.features.Sequence(video.feature, length=video.shape[0]) for key, video in videos.items()}
+        tfds.features.FeaturesDict({**features, **images}).save_config(folder)
 
 
 def parse(argv: Sequence[str] | None = None) -> Config:

@@ -19,7 +19,7 @@ from tests.contract.case import is_shape
 OWN_ARGUMENTS_AT_MOST = 8
 QUICK = {
     "article", "article_gate", "attention_gate", "cbam", "coord", "dia", "divided_st", "dynamic_conv", "gcnet",
-    "non_local", "se", "simam", "sk", "temporal_mhsa", "tokenlearner",
+    "mhsa", "non_local", "se", "simam", "sk", "temporal_mhsa", "tokenlearner",
 }  # fmt: skip
 """Of each family and kind some; the others in the full tier."""
 in_full = pytest.mark.full

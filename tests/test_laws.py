@@ -15,7 +15,7 @@ pytestmark = pytest.mark.full
 IDENTITIES = ("criss_cross", "gca", "gcnet", "gct", "grn", "nl", "non_local", "sagan", "stn")
 WITHOUT_ORDER = (
     "article", "article_gate", "ceca", "channel_attn_davit", "double_attention", "eca", "ecam", "emanet", "enc", "ese",
-    "external_attention", "gc", "gca", "gcnet", "gct", "grn", "highway", "non_local", "polarized", "sagan",
+    "external_attention", "gc", "gca", "gcnet", "gct", "grn", "highway", "mhsa", "non_local", "polarized", "sagan",
     "scse", "se", "self_attention_2d", "sge", "shuffle_attention", "simam", "soca", "srm",
 )  # fmt: skip
 REACH = {"article_gate": 0, "condconv": 1, "dynamic_conv": 1, "gnconv": 9, "involution": 3, "lka": 11, "poolformer": 1}

@@ -1,4 +1,4 @@
-"""Damaged records: skipped, told of and counted, until there are too many."""
+"""Damaged records: skipped, told of and counted, until there are too many. Cleaned records: told of and counted."""
 
 import contextlib
 import dataclasses
@@ -13,13 +13,15 @@ from attn_flax.data.errors import CorruptRecordError
 from attn_flax.data.workers import shielded
 
 NONE = -1
+CLEANED_TOLD = 20
+"""So many cleaned records are told of; further ones are only counted."""
 
 
 class BadRecords:
-    """The damaged records that were met, each counted once.
+    """The damaged and the cleaned records that were met, each counted once.
 
     Args:
-        limit: how many to skip; one more is an error.
+        limit: how many damaged ones to skip; one more is an error.
         tell: is given a message for each.
 
     Raises:
@@ -31,12 +33,18 @@ class BadRecords:
         self._limit = limit
         self._tell = tell
         self._known: set[tuple[int, int]] = set()
-        self._messages: set[str] = set()
+        self._damaged: set[str] = set()
+        self._cleaned: set[str] = set()
 
     @property
     def count(self) -> int:
-        """How many there were so far."""
-        return len(self._messages)
+        """How many damaged records there were so far."""
+        return len(self._damaged)
+
+    @property
+    def cleaned(self) -> int:
+        """How many records were cleaned so far."""
+        return len(self._cleaned)
 
     def read(self, source: RandomAccessDataSource, index: int) -> dict | None:
         """The record, or None if it is damaged.
@@ -45,10 +53,13 @@ class BadRecords:
             CorruptRecordError: there are more than the limit; the message names the record.
         """
         try:
-            return source[index]
+            record = source[index]
         except CorruptRecordError as error:
-            self._note(str(error))
+            self._note_damage(str(error))
             return None
+        if "cleaned" in record:
+            self._note_cleaning(record["cleaned"])
+        return record
 
     def note(self, source: RandomAccessDataSource, indices: Sequence[int]) -> None:
         """Takes in what others met; `NONE` among the indices stands for nothing.
@@ -61,20 +72,32 @@ class BadRecords:
                 self._known.add((id(source), index))
                 self.read(source, index)
 
-    def _note(self, message):
-        if message in self._messages:
+    def _note_damage(self, message):
+        if message in self._damaged:
             return
-        self._messages.add(message)
+        self._damaged.add(message)
         if self.count > self._limit:
             raise CorruptRecordError(
                 f"{message}\n(damaged record {self.count}; --data.max_bad {self._limit} skips no more than that.)"
             )
         self._tell(f"skipped damaged record {self.count} of at most {self._limit}: {message}")
 
+    def _note_cleaning(self, message):
+        if message in self._cleaned:
+            return
+        self._cleaned.add(message)
+        if self.cleaned <= CLEANED_TOLD:
+            self._tell(f"cleaned {message}")
+        elif self.cleaned == CLEANED_TOLD + 1:
+            self._tell("cleaned further records, which are only counted.")
+
 
 @dataclasses.dataclass(frozen=True)
 class Substituting:
-    """A source that gives the next readable record for a damaged one, with the index of that one under "bad"."""
+    """A source that gives the next readable record for a damaged one.
+
+    Under "bad" is the index if there is something to note about the record that it asked for, damaged or cleaned.
+    """
 
     source: RandomAccessDataSource
 
@@ -85,9 +108,11 @@ class Substituting:
         count = len(self.source)
         for candidate in range(index, index + count):
             try:
-                return self.source[candidate % count] | {"bad": NONE if candidate == index else index}
+                record = self.source[candidate % count]
             except CorruptRecordError as error:
                 last = error
+            else:
+                return record | {"bad": NONE if candidate == index and "cleaned" not in record else index}
         raise CorruptRecordError(f"none of {count} records can be read. {last}")
 
 

@@ -7,17 +7,19 @@ import numpy as np
 from PIL import Image
 
 from attn_flax.checks import InputError, check
+from attn_flax.data.kinds import LABELLED_IMAGES, Kind
 
 
 @dataclasses.dataclass(frozen=True)
 class Collate:
-    """Stacks records of one size: images as (x / 255 - mean) / std in float32, labels as int32.
+    """Stacks records of one size: pictures as (x / 255 - mean) / std in float32, annotations as their kind does it.
 
     Attributes:
-        shape: height, width and channels of an image.
+        shape: height, width and channels of a picture.
         mean: the channels' means, in [0, 1].
         std: the channels' standard deviations, likewise.
-        num_classes: labels must be below it.
+        num_classes: labels must be below it; for videos one number for each labelling.
+        kind: that of the records.
 
     Raises:
         InputError: the statistics do not fit the channels or each other, or, when called, a label or an image does not.
@@ -26,7 +28,8 @@ class Collate:
     shape: tuple[int, int, int]
     mean: Sequence[float]
     std: Sequence[float]
-    num_classes: int
+    num_classes: int | Sequence[int]
+    kind: Kind = LABELLED_IMAGES
 
     def __post_init__(self):
         channels = self.shape[-1]
@@ -37,32 +40,29 @@ class Collate:
 
     def __call__(self, records: Sequence[dict]) -> dict[str, np.ndarray]:
         """The batch of these records."""
-        labels = np.array([record["label"] for record in records], np.int32)
-        wrong = labels[(labels < 0) | (labels >= self.num_classes)]
-        if wrong.size:
-            raise InputError(f"labels must be in [0, {self.num_classes}), got {wrong[0]}.")
-        images = np.stack([convert_channels(record["image"], self.shape[-1]) for record in records])
-        std = np.asarray(self.std)
-        batch = np.multiply(images, 1 / (255 * std), dtype=np.float32)
-        batch -= np.asarray(self.mean) / std
-        return {"image": batch, "label": labels}
+        annotations = self.kind.annotations(records, self.num_classes)
+        pictures = np.stack([convert_channels(record[self.kind.pictures], self.shape[-1]) for record in records])
+        return {self.kind.pictures: self._standardised(pictures), **annotations}
 
     def padded(self, records: Sequence[dict], size: int) -> dict[str, np.ndarray]:
         """The batch of these records and of zeros up to `size`, with the "weight" of each row: 1 or 0."""
-        batch = {
-            "image": np.zeros((size, *self.shape), np.float32),
-            "label": np.zeros(size, np.int32),
-            "weight": np.zeros(size, np.float32),
-        }
-        if records:
-            for key, values in self(records).items():
-                batch[key][: len(records)] = values
-            batch["weight"][: len(records)] = 1
-        return batch
+        count = len(records)
+        blank = self.kind.blank(self.shape, self.num_classes)
+        batch = self([*records, *[blank] * (size - count)])
+        batch[self.kind.pictures][count:] = 0
+        return batch | {"weight": (np.arange(size) < count).astype(np.float32)}
+
+    def _standardised(self, pictures):
+        # Row by row: NumPy is slow along an axis as short as the channels.
+        rows = pictures.reshape(*pictures.shape[:-2], -1)
+        std = np.tile(self.std, pictures.shape[-2])
+        batch = np.multiply(rows, 1 / (255 * std), dtype=np.float32)
+        batch -= np.tile(self.mean, pictures.shape[-2]) / std
+        return batch.reshape(pictures.shape)
 
 
-def convert_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """The image with so many channels: one is repeated, three become one by their luma.
+def convert_channels(pictures: np.ndarray, channels: int) -> np.ndarray:
+    """Pictures (…, height, width, channels) with so many channels: one is repeated, three become one by their luma.
 
     Raises:
         InputError: there is no other way to convert channels.
@@ -70,10 +70,11 @@ def convert_channels(image: np.ndarray, channels: int) -> np.ndarray:
     >>> convert_channels(np.full((1, 1, 1), 7, np.uint8), 3)
     array([[[7, 7, 7]]], dtype=uint8)
     """
-    if image.shape[-1] == channels:
-        return image
-    if image.shape[-1] == 1:
-        return np.repeat(image, channels, axis=-1)
-    if image.shape[-1] == 3 and channels == 1:
-        return np.asarray(Image.fromarray(image).convert("L"))[..., np.newaxis]
-    raise InputError(f"images of {image.shape[-1]} channels cannot be given {channels}; expected 1, or 3 for one.")
+    if pictures.shape[-1] == channels:
+        return pictures
+    if pictures.shape[-1] == 1:
+        return np.repeat(pictures, channels, axis=-1)
+    if pictures.shape[-1] == 3 and channels == 1:
+        rows = Image.fromarray(np.ascontiguousarray(pictures).reshape(-1, *pictures.shape[-2:]))
+        return np.asarray(rows.convert("L")).reshape(*pictures.shape[:-1], 1)
+    raise InputError(f"images of {pictures.shape[-1]} channels cannot be given {channels}; expected 1, or 3 for one.")

@@ -2,41 +2,49 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from grain.sources import RandomAccessDataSource
 
 from attn_flax.checks import check
 from attn_flax.data.catalogue import load_catalogue_splits
-from attn_flax.data.errors import EmptySplitError
+from attn_flax.data.errors import EmptySplitError, UnsupportedDatasetError
 from attn_flax.data.folders import TEST_FRACTION, load_folder_splits
+from attn_flax.data.kinds import LABELLED_IMAGES, Kind
 from attn_flax.data.records import Cached, Subset, hold_out
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Labelled images for training, for choosing, and for the final test.
+    """Records of one kind for training, for choosing, and for the final test.
 
-    The splits are random-access sources of {"image": uint8 array (height, width, channels), "label": int}.
+    The splits are random-access sources of records, as their kind describes them.
 
     Attributes:
         name: as it was asked for.
-        class_names: the names of the labels 0, 1, …
+        labellings: the names of the labels 0, 1, … of each labelling, by its name; only videos may have several.
         train: what is learned from.
         validation: what chooses between what was learned; None if all of train is learned from.
         test: what is touched once, at the end.
     """
 
     name: str
-    class_names: tuple[str, ...]
+    labellings: Mapping[str, tuple[str, ...]]
     train: RandomAccessDataSource
     validation: RandomAccessDataSource | None
     test: RandomAccessDataSource
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, those of one labelling after those of the other."""
+        return tuple(name for names in self.labellings.values() for name in names)
 
 
 def load_dataset(
     name: str,
     *,
+    kind: Kind = LABELLED_IMAGES,
     data_dir: str | os.PathLike | None = None,
     folder: str | os.PathLike | None = None,
     validation: float = 0.1,
@@ -44,16 +52,20 @@ def load_dataset(
     """A data set with its three splits; a split that a set lacks is held out of train, always the same records.
 
     Args:
-        name: a labelled image set of TensorFlow Datasets, or `digits`, which needs no download; for a folder any name.
+        name: a set of TensorFlow Datasets, or one that needs no download: `digits`, `digit_scenes`, `digit_videos`; for
+            a folder any name.
+        kind: of the records.
         data_dir: where sets are prepared, by default where TFDS keeps them.
-        folder: an image folder to read instead, folder/CLASS/IMAGE or folder/{train,validation,test}/CLASS/IMAGE.
+        folder: a folder of labelled images to read instead, folder/CLASS/IMAGE or
+            folder/{train,validation,test}/CLASS/IMAGE.
         validation: the share of train to hold out where the set has no validation split; 0 for none at all.
-            A set without a test split gives a fifth of train to it first.
+            A set without a test split gives a fifth of train to it first; one whose test split has no annotations
+            (COCO, VOC 2012) is tested on its own validation split.
 
     Raises:
         UnknownNameError: there is no set of this name; the message lists close ones.
         DatasetNotPreparedError: the set is not there yet; the message holds the command that prepares it.
-        UnsupportedDatasetError: the set holds no labelled images.
+        UnsupportedDatasetError: the set, or the folder, does not hold records of this kind.
         FolderError: the folder is no image folder.
         EmptySplitError: a split would hold no record.
         InputError: `validation` is not in [0, 1).
@@ -65,7 +77,12 @@ def load_dataset(
     (1293, 144, 360)
     """
     check(0 <= validation < 1, f"validation must be in [0, 1), got {validation}.")
-    class_names, splits = load_catalogue_splits(name, data_dir) if folder is None else load_folder_splits(Path(folder))
+    if folder is None:
+        labellings, splits = load_catalogue_splits(name, kind, data_dir)
+    elif kind == LABELLED_IMAGES:
+        labellings, splits = load_folder_splits(Path(folder))
+    else:
+        raise UnsupportedDatasetError(f"a folder holds labelled images: expected the name of a set of {kind.holds}.")
     splits = {split: Cached(records) for split, records in splits.items()}
     _require(name, splits, "train")
     if "test" not in splits:
@@ -76,7 +93,7 @@ def load_dataset(
         splits |= _split_train(splits["train"], "validation", validation)
     for split in splits:
         _require(name, splits, split)
-    return Dataset(name, class_names, splits["train"], splits["validation"], splits["test"])
+    return Dataset(name, labellings, splits["train"], splits["validation"], splits["test"])
 
 
 def _split_train(train, split, fraction):

@@ -11,7 +11,7 @@ class DatasetNotPreparedError(InputError):
 
 
 class UnsupportedDatasetError(InputError):
-    """A data set that does not hold labelled images."""
+    """A data set that does not hold records of the kind that was asked for."""
 
 
 class EmptySplitError(InputError):

@@ -32,8 +32,10 @@ class FolderRecords:
             return {"image": decode_image(self.files[index]), "label": self.labels[index]}
 
 
-def load_folder_splits(folder: str | os.PathLike) -> tuple[tuple[str, ...], dict[str, RandomAccessDataSource]]:
-    """The class names, in alphabetical order, and the splits of an image folder.
+def load_folder_splits(
+    folder: str | os.PathLike,
+) -> tuple[dict[str, tuple[str, ...]], dict[str, RandomAccessDataSource]]:
+    """The class names of the labelling "label", in alphabetical order, and the splits of a folder of labelled images.
 
     Args:
         folder: either folder/CLASS/IMAGE, or folder/SPLIT/CLASS/IMAGE where SPLIT is train, validation or val, test.
@@ -54,7 +56,7 @@ def load_folder_splits(folder: str | os.PathLike) -> tuple[tuple[str, ...], dict
     if "test" not in splits:
         kept, held = hold_out(len(splits["train"]), TEST_FRACTION, np.array(splits["train"].labels))
         splits |= {"train": Subset(splits["train"], kept), "test": Subset(splits["train"], held)}
-    return class_names, splits
+    return {"label": class_names}, splits
 
 
 def _class_names(paths):

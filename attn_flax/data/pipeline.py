@@ -1,5 +1,6 @@
-"""From records to batches: {"image": float32 (b, h, w, c), standardised, "label": int32 (b,)}."""
+"""From records to batches: standardised float32 pictures (b, …, h, w, c), and annotations as their kind says."""
 
+import functools
 from collections.abc import Iterable, Sequence
 
 import grain
@@ -13,6 +14,7 @@ from attn_flax.data.augmentation import Augmentation
 from attn_flax.data.bad_records import BadRecords, CountedIterator, MarkedCollate, Substituting
 from attn_flax.data.collate import Collate
 from attn_flax.data.errors import EmptySplitError
+from attn_flax.data.kinds import LABELLED_IMAGES, Kind
 from attn_flax.data.transforms import ResizeAndCrop
 from attn_flax.data.workers import attach
 
@@ -27,7 +29,8 @@ def train_batches(
     shape: tuple[int, int, int],
     mean: Sequence[float],
     std: Sequence[float],
-    num_classes: int,
+    num_classes: int | Sequence[int],
+    kind: Kind = LABELLED_IMAGES,
     augmentation: Augmentation = _UNCHANGED,
     start: int = 0,
     workers: int = 0,
@@ -41,14 +44,15 @@ def train_batches(
     the number of workers and processes. The next readable record takes the place of a damaged one.
 
     Args:
-        source: records {"image": uint8 (height, width, channels), "label": int}.
+        source: records of this kind.
         batch_size: of the global batch, over all processes.
         seed: of the order and of the augmentation.
-        shape: height, width and channels that the images get.
+        shape: height, width and channels that the pictures get.
         mean: the channels' means, in [0, 1].
         std: the channels' standard deviations, likewise.
-        num_classes: labels must be below it.
-        augmentation: what is done to the images.
+        num_classes: labels must be below it; for videos one number for each labelling.
+        kind: of the records.
+        augmentation: what is done to the pictures.
         start: the first step to deliver.
         workers: processes that read and augment; 0 for threads of this one. Scripts that ask for some must keep their
             work under `if __name__ == "__main__"`, and close the iterator in the end.
@@ -70,9 +74,9 @@ def train_batches(
     check(workers >= 0, f"workers must be at least 0, got {workers}.")
     if not len(source):
         raise EmptySplitError("training needs at least one record, got none.")
-    collate = Collate(shape, mean, std, num_classes)
+    collate = Collate(shape, mean, std, num_classes, kind)
     records = grain.MapDataset.source(Substituting(source)).seed(seed).shuffle().repeat()
-    for step in augmentation.transforms(*shape[:2]):
+    for step in [*kind.sampling(training=True), *augmentation.transforms(*shape[:2], kind)]:
         records = records.random_map(step) if isinstance(step, RandomMap) else records.map(step)
     batches = records.batch(local, batch_fn=MarkedCollate(collate))[
         start * process_count + process_index :: process_count
@@ -91,7 +95,8 @@ def evaluation_batches(
     shape: tuple[int, int, int],
     mean: Sequence[float],
     std: Sequence[float],
-    num_classes: int,
+    num_classes: int | Sequence[int],
+    kind: Kind = LABELLED_IMAGES,
     process_index: int = 0,
     process_count: int = 1,
     bad: BadRecords | None = None,
@@ -108,6 +113,7 @@ def evaluation_batches(
         mean: as in `train_batches`.
         std: as in `train_batches`.
         num_classes: as in `train_batches`.
+        kind: as in `train_batches`.
         process_index: as in `train_batches`.
         process_count: as in `train_batches`.
         bad: as in `train_batches`.
@@ -121,15 +127,20 @@ def evaluation_batches(
     if not len(source):
         raise EmptySplitError("evaluation needs at least one record, got none.")
     bad = bad or BadRecords()
-    collate, resize = Collate(shape, mean, std, num_classes), ResizeAndCrop(*shape[:2])
+    collate = Collate(shape, mean, std, num_classes, kind)
+    transforms = [*kind.sampling(training=False), ResizeAndCrop(*shape[:2])]
 
     def read(step):
         first = step * batch_size + process_index * local
         records = [bad.read(source, index) for index in range(first, min(first + local, len(source)))]
-        return collate.padded([resize.map(record) for record in records if record], local)
+        return collate.padded([functools.reduce(_apply, transforms, record) for record in records if record], local)
 
     steps = -(-len(source) // batch_size)
     return grain.MapDataset.range(steps).map(read).to_iter_dataset(_reading(shape))
+
+
+def _apply(record, transform):
+    return transform.map(record)
 
 
 def _local_size(batch_size, process_index, process_count):

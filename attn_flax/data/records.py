@@ -1,4 +1,4 @@
-"""Random access to records: {"image": uint8 array (height, width, channels), "label": int}."""
+"""Random access to records: {"image": uint8 array (height, width, channels), …}, or the like of another kind."""
 
 import dataclasses
 import io
@@ -9,7 +9,7 @@ from grain.sources import RandomAccessDataSource
 from PIL import Image
 
 CACHE_BYTES = 256 * 2**20
-"""A set whose decoded images fit into so many bytes is decoded once."""
+"""A set whose decoded records fit into so many bytes is decoded once."""
 
 
 def decode_image(file: bytes | Path, mode: str | None = None) -> np.ndarray:
@@ -26,7 +26,8 @@ def decode_image(file: bytes | Path, mode: str | None = None) -> np.ndarray:
     with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
         if image.mode.startswith(("I", "F")):
             raise ValueError(f"expected 8 bits per channel, got mode {image.mode}")
-        pixels = np.asarray(image.convert(mode or ("L" if image.mode in ("1", "L") else "RGB")))
+        mode = mode or ("L" if image.mode in ("1", "L") else "RGB")
+        pixels = np.asarray(image if image.mode == mode else image.convert(mode))
     return pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
 
 
@@ -58,8 +59,10 @@ class Cached:
         record = self._records.get(index)
         if record is None:
             record = self._source[index]
-            record["image"].setflags(write=False)
-            if record["image"].nbytes * len(self) <= CACHE_BYTES:
+            arrays = [value for value in record.values() if isinstance(value, np.ndarray)]
+            for array in arrays:
+                array.setflags(write=False)
+            if sum(array.nbytes for array in arrays) * len(self) <= CACHE_BYTES:
                 self._records[index] = record
         return record
 

@@ -6,13 +6,14 @@ from grain.sources import RandomAccessDataSource
 from attn_flax.data.bad_records import BadRecords
 from attn_flax.data.collate import convert_channels
 from attn_flax.data.errors import CorruptRecordError
+from attn_flax.data.kinds import LABELLED_IMAGES, Kind
 
 STATISTICS_RECORDS = 2048
 STD_FLOOR = 1e-3
 
 
 def channel_statistics(
-    source: RandomAccessDataSource, channels: int, *, bad: BadRecords | None = None
+    source: RandomAccessDataSource, channels: int, *, kind: Kind = LABELLED_IMAGES, bad: BadRecords | None = None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The channels' means and standard deviations over all pixels, in [0, 1].
 
@@ -20,8 +21,9 @@ def channel_statistics(
     can be standardised.
 
     Args:
-        source: records {"image": uint8 (height, width, channels), …}.
-        channels: how many channels the images are given first.
+        source: records of this kind.
+        channels: how many channels the pictures are given first.
+        kind: of the records.
         bad: counts the damaged records, which are left out; by default the first is an error.
 
     Raises:
@@ -34,7 +36,7 @@ def channel_statistics(
         record = bad.read(source, index)
         if record is None:
             continue
-        pixels = convert_channels(record["image"], channels).reshape(-1, channels) / 255
+        pixels = convert_channels(record[kind.pictures], channels).reshape(-1, channels) / 255
         count += len(pixels)
         total += pixels.sum(0)
         squares += (pixels**2).sum(0)

@@ -11,8 +11,13 @@ _HOMES = {
     "attention_rollout": "rollout",
     "attribution": "grad_cam",
     "draw_attention_maps": "pictures",
+    "draw_boxes": "boxes",
     "draw_confusion_matrix": "charts",
     "draw_learning_curves": "charts",
+    "draw_masks": "masks",
+    "draw_samples": "samples",
+    "explanations": "overview",
+    "draw_strip": "strips",
 }
 __all__ = ["attention_maps", *_HOMES]
 

@@ -13,35 +13,40 @@ from matplotlib.figure import Figure
 from attn_flax.checks import check
 
 COLORS = {"train": "#0072B2", "validation": "#D55E00"}  # Okabe and Ito's blue and vermillion
+LOSS_AND_ACCURACY = ("loss", "accuracy")
 MOST_NUMBERED_CLASSES = 20
 
 
-def draw_learning_curves(records: Iterable[Mapping[str, Any]], path: str | os.PathLike) -> None:
-    """Saves a PNG with the loss and the accuracy of both splits over the epochs.
+def draw_learning_curves(
+    records: Iterable[Mapping[str, Any]], path: str | os.PathLike, metrics: Sequence[str] = LOSS_AND_ACCURACY
+) -> None:
+    """Saves a PNG with metrics of both splits over the epochs.
 
     Args:
-        records: the lines of a run's metrics.jsonl: "epoch", "split" ("train" or "validation"), "loss", "accuracy".
-            A metric that no record has is left out, and so are other splits.
+        records: the lines of a run's metrics.jsonl: "epoch", "split" ("train" or "validation"), and metrics by name.
+            Other splits are left out.
         path: of the PNG file.
+        metrics: the names of those to draw; one that no record has is left out.
 
     Raises:
-        InputError: there is neither a loss nor an accuracy of these splits.
+        InputError: the records of these splits have none of the metrics.
     """
-    learning_curves_figure(records).savefig(path, format="png", dpi=120)
+    learning_curves_figure(records, metrics).savefig(path, format="png", dpi=120)
 
 
-def learning_curves_figure(records: Iterable[Mapping[str, Any]]) -> Figure:
-    """The figure of `draw_learning_curves`, of the same records."""
+def learning_curves_figure(records: Iterable[Mapping[str, Any]], metrics: Sequence[str] = LOSS_AND_ACCURACY) -> Figure:
+    """The figure of `draw_learning_curves`, with the same arguments."""
     records = [record for record in records if record["split"] in COLORS]
-    metrics = [metric for metric in ("loss", "accuracy") if any(metric in record for record in records)]
-    check(len(metrics) > 0, "records must hold a loss or an accuracy.")
-    figure = Figure(figsize=(4.5 * len(metrics), 3.2), layout="constrained")
-    for ax, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
+    drawn = [metric for metric in metrics if any(metric in record for record in records)]
+    check(len(drawn) > 0, f"records must hold one of {', '.join(metrics)}.")
+    figure = Figure(figsize=(4.5 * len(drawn), 3.2), layout="constrained")
+    for ax, metric in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
         for split, color in COLORS.items():
             points = [(r["epoch"], r[metric]) for r in records if r["split"] == split and metric in r]
             if points:
                 ax.plot(*zip(*points, strict=True), color=color, label=split, marker="." if len(points) <= 50 else "")
-        ax.set(title=metric.capitalize(), xlabel="epoch", ylabel=metric)
+        name = metric.replace("_", " ")
+        ax.set(title=name.capitalize(), xlabel="epoch", ylabel=name)
         _lighten(ax)
     return figure
 

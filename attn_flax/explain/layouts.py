@@ -42,6 +42,8 @@ def read_map(weights: np.ndarray, batch: int, height: int, width: int) -> dict[s
         (b, n, m), (b, m, n)       tokens and units, n the larger: the weights of the first three units (b, h, w)
         (b, m, h, w), (b, m, h, w, …)  units before positions: of the first three the weights, or the largest (b, h, w)
         (b, m, c)                  m ≤ 4 branches: the weights of each (b, c)
+        (b, …, m, n)               units and tokens: the attention that each position receives, the mean over all axes
+                                   between (b, h, w)
 
     h and w are those of the map that the module saw: in the image's aspect ratio, up to rounding. n is h·w, or 1 + h·w
     with a leading class token, whose attention is then shown in the place of the centre's.
@@ -62,8 +64,11 @@ def read_map(weights: np.ndarray, batch: int, height: int, width: int) -> dict[s
     if weights.ndim == 3:
         fits = _fits(*weights.shape[1:], height, width)
         return {"weight": weights} if fits else _read_units(weights, height, width)
-    fits = _fits(*weights.shape[2:4], height, width)
-    return _first_units(weights.max(tuple(range(4, weights.ndim)))) if fits else {}
+    if _fits(*weights.shape[2:4], height, width):
+        return _first_units(weights.max(tuple(range(4, weights.ndim))))
+    if grid := find_grid(weights.shape[-1], height, width):
+        return {"mean received": weights.mean(tuple(range(1, weights.ndim - 1))).reshape(batch, *grid)}
+    return {}
 
 
 def _read_gates(weights, height, width):
@@ -108,3 +113,25 @@ def _first_units(weights):
     """(b, m, h, w) one by one."""
     units = weights.shape[1]
     return {f"unit {i + 1} of {units}": weights[:, i] for i in range(min(units, UNITS))}
+
+
+def read_strip(weights: np.ndarray, frames: int, height: int, width: int) -> dict[str, np.ndarray]:
+    """What there is to see in a map over one video, of so many frames of height × width.
+
+    Layouts, the first that fits:
+
+        (1, h, w, k, t, t), (1, k, t, t)  frames, queries before keys: the attention that each frame gives all frames,
+                                          the mean over positions and heads (t, t)
+        (1, t, k, n, n)                   tokens of each frame, queries before keys: as `read_map` reads them (t, h, w)
+        (1, t, …)                         else as `read_map` reads (t, …): (t, h, w), or (t, c)
+
+    Returns:
+        The values by what they are; nothing for any other layout.
+    """
+    if weights.ndim in (4, 6) and weights.shape[-2:] == (frames, frames):
+        return {"over frames": weights[0].mean(tuple(range(weights.ndim - 3)))}
+    if weights.shape[:2] != (1, frames):
+        return {}
+    among_tokens = weights.ndim == 5 and weights.shape[-1] == weights.shape[-2]
+    readings = _read_tokens(weights[0], height, width) if among_tokens else {}
+    return readings or read_map(weights[0], frames, height, width)

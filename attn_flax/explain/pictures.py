@@ -12,7 +12,9 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import PyTree
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from attn_flax.checks import check
 from attn_flax.explain.layouts import read_map
@@ -58,7 +60,7 @@ def attention_figure(
     overlay: bool = False,
 ) -> Figure:
     """The figure of `draw_attention_maps`, with the same arguments."""
-    images = _displayable(np.asarray(images), mean, std)
+    images = displayable(np.asarray(images), mean, std)
     check(len(images) > 0, "images must hold at least one image.")
     check(len(maps) > 0, "maps must hold at least one map: the network called no attending module.")
     batch, height, width, _ = images.shape
@@ -102,7 +104,7 @@ def _draw_column(figure, column, values, below):
     elif values.ndim == 2:
         _draw_bars(rows, values)
     else:
-        bar = figure.colorbar(_draw_heat(rows, values, below), cax=legend, orientation="horizontal", extend="both")
+        bar = figure.colorbar(draw_heat(rows, values, below), cax=legend, orientation="horizontal", extend="both")
         bar.ax.tick_params(labelsize=6)
         bar.locator.set_params(nbins=3)
         return
@@ -124,9 +126,10 @@ def _draw_bars(rows, gates):
     rows[-1].set_xlabel("channel", fontsize=7)
 
 
-def _draw_heat(rows, heats, below):
+def draw_heat(axes: Sequence[Axes], heats: np.ndarray, below: np.ndarray | None) -> AxesImage:
+    """Draws maps (b, h, w) with one scale of colours, each in its axes, translucent over its image below, if any."""
     low, high = np.percentile(heats, [2, 98])
-    for row, (ax, heat) in enumerate(zip(rows, heats, strict=True)):
+    for row, (ax, heat) in enumerate(zip(axes, heats, strict=True)):
         frame = (0, heat.shape[1], heat.shape[0], 0)
         if below is not None:
             ax.imshow(below[row], cmap="gray", vmin=0, vmax=1, extent=frame)
@@ -136,7 +139,14 @@ def _draw_heat(rows, heats, below):
     return drawn
 
 
-def _displayable(images, mean, std):
+def displayable(
+    images: np.ndarray, mean: ArrayLike | Sequence[float] | None, std: ArrayLike | Sequence[float] | None
+) -> np.ndarray:
+    """Images (b, h, w, c) as floats in [0, 1], of bytes, of such floats, or of standardised ones.
+
+    Raises:
+        InputError: images of another layout or range.
+    """
     check(
         images.ndim == 4 and images.shape[-1] in (1, 3),
         f"images must be (b, h, w, c) with 1 or 3 channels, got shape {images.shape}.",

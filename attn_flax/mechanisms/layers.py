@@ -17,6 +17,11 @@ from attn_flax.mechanisms.layout import promote
 BatchNorm = functools.partial(nnx.BatchNorm, momentum=0.9, epsilon=1e-5, use_fast_variance=False)
 """As PyTorch has it by default, where the momentum is that of the new value: 0.1."""
 
+LayerNorm = functools.partial(nnx.LayerNorm, epsilon=1e-6, use_fast_variance=False)
+"""Over the channels of each position."""
+gelu = functools.partial(jax.nn.gelu, approximate=False)
+"""x Φ(x), without the approximation by tanh that is JAX's default."""
+
 
 class DepthwiseConv(nnx.Module):
     """A depthwise convolution by `ops.depthwise_conv`: a window for each channel.
@@ -64,6 +69,42 @@ class DepthwiseConv(nnx.Module):
         *window, channels = self.kernel.shape
         taps = math.prod(window)
         return Cost(taps * channels + (0 if self.bias is None else channels), n * taps * channels)
+
+
+class ConvNormRelu(nnx.Module):
+    """relu(BN(W x)), with a 3×3 convolution W without a bias.
+
+    Parameters: 9c_in·c_out + 2c_out.
+
+    Args:
+        in_features: c_in.
+        out_features: c_out.
+        dtype: the type to compute in; by default that of input and parameters together.
+        param_dtype: the type of the parameters.
+        rngs: the source of the initial parameters.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        layer = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.conv = nnx.Conv(in_features, out_features, (3, 3), use_bias=False, **layer)
+        self.norm = BatchNorm(out_features, **layer)
+
+    def __call__(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b h w d"]:
+        """The map transformed."""
+        return jax.nn.relu(self.norm(self.conv(x)))
+
+    def cost(self, n: int) -> Cost:
+        """For n positions."""
+        c_in, c_out = self.conv.in_features, self.conv.out_features
+        return Cost(9 * c_in * c_out + 2 * c_out, 9 * n * c_in * c_out)
 
 
 class GroupNorm(nnx.Module):

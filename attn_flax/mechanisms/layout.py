@@ -21,6 +21,12 @@ def check_map(x: Array, channels: int) -> None:
     check(x.ndim >= 3, f"x must be a map (*b, h, w, {channels}), got shape {x.shape}.")
 
 
+def check_video(x: Array, channels: int) -> None:
+    """Raises InputError unless x is a video (*b, t, h, w, channels)."""
+    check_channels(x, channels)
+    check(x.ndim >= 4, f"x must be a video (*b, t, h, w, {channels}), got shape {x.shape}.")
+
+
 def flatten_positions(x: Float[Array, "*s c"], num_spatial_dims: int) -> Float[Array, "*b n c"]:
     """Lays the axes of positions before the channels out as one, in row-major order.
 
@@ -33,6 +39,29 @@ def flatten_positions(x: Float[Array, "*s c"], num_spatial_dims: int) -> Float[A
     )
     *batch_and_positions, c = x.shape
     return x.reshape(*batch_and_positions[: x.ndim - 1 - num_spatial_dims], -1, c)
+
+
+def check_heads(channels: int, num_heads: int) -> None:
+    """Raises InputError unless so many channels can be divided into so many heads."""
+    check(channels >= 1, f"channels must be at least 1, got {channels}.")
+    check(
+        num_heads >= 1 and channels % num_heads == 0,
+        f"num_heads must be at least 1 and divide channels, got num_heads={num_heads}, channels={channels}.",
+    )
+
+
+def split_heads(x: Float[Array, "*s c"], parts: int, num_heads: int) -> tuple[Float[Array, "*s k d"], ...]:
+    """The parts of the features, such as queries, keys and values, each cut into heads.
+
+    >>> [part.shape for part in split_heads(jnp.ones((7, 24)), 3, 2)]
+    [(7, 2, 4), (7, 2, 4), (7, 2, 4)]
+    """
+    return tuple(jnp.unstack(x.reshape(*x.shape[:-1], parts, num_heads, -1), axis=-3))
+
+
+def join_heads(x: Float[Array, "*s k d"]) -> Float[Array, "*s c"]:
+    """The features of all heads side by side."""
+    return x.reshape(*x.shape[:-2], -1)
 
 
 def promote(x: Float[Array, "*s"], layer: nnx.Module) -> Float[Array, "*s"]:

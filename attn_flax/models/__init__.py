@@ -6,13 +6,70 @@ import jax
 from flax import nnx
 
 from attn_flax.catalog import CATALOG, create_attention
-from attn_flax.checks import UnknownNameError, check_arguments
-from attn_flax.models import attention_net
-from attn_flax.models.attention_net import AttentionFactory, AttentionNet
+from attn_flax.checks import UnknownNameError, arguments_of, check_arguments
+from attn_flax.models import (
+    attention_net,
+    attention_segmenter,
+    conv_vae,
+    detr,
+    resnet,
+    sagan,
+    segmenter,
+    small_resnet,
+    timesformer,
+    unet,
+    vit,
+    vivit,
+)
+from attn_flax.models.attention import AttentionFactory
+from attn_flax.models.attention_net import AttentionNet
+from attn_flax.models.attention_segmenter import AttentionSegmenter
+from attn_flax.models.conv_vae import ConvVae
+from attn_flax.models.detr import Detr
+from attn_flax.models.pyramid import FeaturePyramid
+from attn_flax.models.resnet import ResNet
+from attn_flax.models.sagan import Sagan
+from attn_flax.models.segmenter import Segmenter
+from attn_flax.models.small_resnet import SmallResNet
+from attn_flax.models.timesformer import TimeSformer
+from attn_flax.models.unet import UNet
+from attn_flax.models.vit import VisionTransformer
+from attn_flax.models.vivit import ViViT
 
-__all__ = ["AttentionFactory", "AttentionNet", "create_model", "list_models"]
+__all__ = [
+    "AttentionFactory",
+    "AttentionNet",
+    "AttentionSegmenter",
+    "ConvVae",
+    "Detr",
+    "FeaturePyramid",
+    "ResNet",
+    "Sagan",
+    "Segmenter",
+    "SmallResNet",
+    "TimeSformer",
+    "UNet",
+    "ViViT",
+    "VisionTransformer",
+    "create_model",
+    "list_models",
+    "takes",
+]
 
-MODELS = {**attention_net.MODELS}
+MODELS = {
+    **attention_net.MODELS,
+    **attention_segmenter.MODELS,
+    **conv_vae.MODELS,
+    **detr.MODELS,
+    **resnet.MODELS,
+    **sagan.MODELS,
+    **segmenter.MODELS,
+    **small_resnet.MODELS,
+    **timesformer.MODELS,
+    **unet.MODELS,
+    **vit.MODELS,
+    **vivit.MODELS,
+}
 ACTIVATIONS = {
     "elu": jax.nn.elu,
     "gelu": jax.nn.gelu,
@@ -25,10 +82,22 @@ ACTIVATIONS = {
 def list_models() -> list[str]:
     """The names that `create_model` knows.
 
-    >>> list_models()
-    ['attention_net']
+    >>> "resnet50" in list_models()
+    True
     """
     return sorted(MODELS)
+
+
+def takes(name: str, argument: str) -> bool:
+    """Whether the network of that name has such an argument.
+
+    >>> takes("resnet50", "attention"), takes("resnet50", "image_size")
+    (True, False)
+
+    Raises:
+        UnknownNameError: the network does not exist.
+    """
+    return argument in arguments_of(_entry(name)[0])
 
 
 def create_model(name: str, *, num_classes: int = 1000, rngs: nnx.Rngs, **arguments) -> nnx.Module:
@@ -38,8 +107,9 @@ def create_model(name: str, *, num_classes: int = 1000, rngs: nnx.Rngs, **argume
         name: one of `list_models()`.
         num_classes: the number of logits.
         rngs: the source of the initial parameters.
-        **arguments: those of the network's class, which documents them. `attention` may also be a name of the
-            catalogue or "none", and `activation` a name: elu, gelu, relu, silu, tanh or "none".
+        **arguments: those of the network's class, which documents them; they go before what the name stands for.
+            `attention` may also be a name of the catalogue or "none", and `activation` a name: elu, gelu, relu, silu,
+            tanh or "none".
 
     Raises:
         UnknownNameError: the network, its attention, its activation or an argument does not exist; the close ones are
@@ -49,16 +119,21 @@ def create_model(name: str, *, num_classes: int = 1000, rngs: nnx.Rngs, **argume
     >>> sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param)))
     4276690
     """
-    if name not in MODELS:
-        raise UnknownNameError("model", name, MODELS)
-    model, fixed = MODELS[name]
+    model, own = _entry(name)
     check_arguments(name, model, arguments)
     if "attention" in arguments:
-        attentions = {attention: partial(create_attention, attention) for attention in CATALOG}
+        types = {argument: arguments[argument] for argument in ("dtype", "param_dtype") if argument in arguments}
+        attentions = {attention: partial(create_attention, attention, **types) for attention in CATALOG}
         arguments["attention"] = _named("attention", arguments["attention"], attentions)
     if "activation" in arguments:
         arguments["activation"] = _named("activation", arguments["activation"], ACTIVATIONS)
-    return model(num_classes, **fixed, **arguments, rngs=rngs)
+    return model(num_classes, **(own | arguments), rngs=rngs)
+
+
+def _entry(name):
+    if name not in MODELS:
+        raise UnknownNameError("model", name, MODELS)
+    return MODELS[name]
 
 
 def _named(kind, value, table):

@@ -11,7 +11,6 @@ Source: the article's section 4.
 
 from collections.abc import Callable
 from types import MappingProxyType
-from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from flax import nnx
@@ -20,14 +19,8 @@ from jaxtyping import Array, Float
 
 from attn_flax import ops
 from attn_flax.checks import check
+from attn_flax.models.attention import AttentionFactory
 from attn_flax.nn import ArticleGate
-
-
-@runtime_checkable
-class AttentionFactory(Protocol):
-    """What a network asks of its attention argument: a module for maps of so many channels."""
-
-    def __call__(self, channels: int, *, rngs: nnx.Rngs) -> nnx.Module: ...
 
 
 class AttentionNet(nnx.Module):
@@ -69,6 +62,10 @@ class AttentionNet(nnx.Module):
 
     def __call__(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b classes"]:
         """The logits of images of any size."""
+        return self.linear2(self.features(x))
+
+    def features(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b f"]:
+        """What the last layer makes the logits of."""
         check(
             x.ndim >= 3 and x.shape[-1] == self.conv1.in_features,
             f"x must be images (*b, h, w, {self.conv1.in_features}), got shape {x.shape}.",
@@ -80,7 +77,7 @@ class AttentionNet(nnx.Module):
         x = activate(self.conv2(x))
         x = ops.adaptive_average_pool(x, (8, 8))
         x = x.reshape(*x.shape[:-3], -1)
-        return self.linear2(activate(self.linear1(x)))
+        return activate(self.linear1(x))
 
 
 MODELS = MappingProxyType({"attention_net": (AttentionNet, {})})

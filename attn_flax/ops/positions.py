@@ -96,15 +96,59 @@ def sincos_position(size: Sequence[int], d: int, temperature: float = 10000.0) -
     return jnp.asarray(np.stack([np.sin(phases), np.cos(phases)], -2).reshape(-1, d))
 
 
+def cell_centres(h: int, w: int) -> Float[Array, "h w 2"]:
+    """(x, y) of the middle of each cell of a map, in shares of the image; in the largest type in use.
+
+    >>> cell_centres(1, 2)
+    Array([[[0.25, 0.5 ],
+            [0.75, 0.5 ]]], dtype=float32)
+    """
+    y, x = np.meshgrid((np.arange(h) + 0.5) / h, (np.arange(w) + 0.5) / w, indexing="ij")
+    return jnp.asarray(np.stack([x, y], -1))
+
+
+def sincos_coordinates(x: Float[Array, "*s a"], d: int, temperature: float = 10000.0) -> Float[Array, "*s d"]:
+    """The sines, then the cosines of 2π·x·θ_f for each coordinate x of a point or a box, those of the first one first.
+
+    In float32 or wider. As DETR has it, one turn of the fastest wave covers the range from 0 to 1; there sines and
+    cosines alternate and rows come before columns, which is another order of the same features.
+
+    Args:
+        x: a coordinates in [0, 1].
+        d: the features, F = d/(2a) wavelengths for each coordinate.
+        temperature: the base of the wavelengths.
+
+    Raises:
+        InputError: d that two numbers for each coordinate do not divide; temperature not above zero.
+
+    >>> sincos_coordinates(jnp.array([0.125, 0.625]), 4).round(4)
+    Array([ 0.7071,  0.7071, -0.7071, -0.7071], dtype=float32)
+
+    Source: Carion et al., "End-to-End Object Detection with Transformers" (2020), arXiv:2005.12872; of boxes: Liu et
+    al., "DAB-DETR: Dynamic Anchor Boxes are Better Queries for DETR" (2022), arXiv:2201.12329.
+    """
+    axes = x.shape[-1]
+    frequencies = _frequencies("temperature", axes, d, temperature)
+    x = x.astype(at_least_float32(x.dtype))
+    phases = x[..., None] * jnp.asarray(2 * np.pi * frequencies, x.dtype)
+    return jnp.stack([jnp.sin(phases), jnp.cos(phases)], -2).reshape(*x.shape[:-1], d)
+
+
 def _phases(name, size, d, base):
     """p·θ_f of each token and axis in float64, (n, axes, F)."""
     axes = len(size)
     check(axes >= 1 and min(size) >= 1, f"size must be sizes of at least 1, one for each axis, got {size}.")
+    frequencies = _frequencies(name, axes, d, base)
+    positions = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij"), -1).reshape(-1, axes, 1)
+    return positions * frequencies
+
+
+def _frequencies(name, axes, d, base):
+    """θ_f = base^(-f/F) in float64."""
     check(
         d >= 1 and d % (2 * axes) == 0,
         f"d must be a positive multiple of {2 * axes}, two numbers for each of {axes} axes, got {d}.",
     )
     check(base > 0, f"{name} must be positive, got {base}.")
     count = d // (2 * axes)
-    positions = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij"), -1).reshape(-1, axes, 1)
-    return positions * base ** (-np.arange(count) / count)
+    return base ** (-np.arange(count) / count)

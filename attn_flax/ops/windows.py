@@ -52,6 +52,48 @@ def window_merge(
     return _join(x, windows, window)
 
 
+def space_to_depth(x: Shaped[Array, "*b h w c"], side: int) -> Shaped[Array, "*b p q d"]:
+    """Lays the pixels of each cell of side×side out as channels, side²·c of them, in row-major order.
+
+    Raises:
+        InputError: a side below 1, or one that does not divide the map.
+
+    >>> space_to_depth(jnp.arange(8).reshape(2, 4, 1), 2)
+    Array([[[0, 1, 4, 5],
+            [2, 3, 6, 7]]], dtype=int32)
+    """
+    windows = window_partition(x, (side, side))
+    *batch, h, w, _ = x.shape
+    return windows.reshape(*batch, h // side, w // side, -1)
+
+
+def depth_to_space(x: Shaped[Array, "*b p q d"], side: int) -> Shaped[Array, "*b h w c"]:
+    """Lays the channels of each position out as a cell of side×side: the inverse of `space_to_depth`.
+
+    Raises:
+        InputError: a side below 1, or channels that are no multiple of its square.
+
+    >>> depth_to_space(jnp.array([[[0, 1, 4, 5], [2, 3, 6, 7]]]), 2).squeeze()
+    Array([[0, 1, 2, 3],
+           [4, 5, 6, 7]], dtype=int32)
+    """
+    *batch, p, q, d = x.shape
+    check(side >= 1 and d % side**2 == 0, f"channels must be a multiple of {side}², got shape {x.shape}.")
+    cells = x.reshape(*batch, p * q, side**2, d // side**2)
+    return window_merge(cells, (side, side), (p * side, q * side))
+
+
+def pad_to_multiple(x: Shaped[Array, "*b h w c"], side: int) -> Shaped[Array, "*b p q c"]:
+    """The map with zeros below and on the right, so many that the side divides its height and its width.
+
+    >>> pad_to_multiple(jnp.ones((1, 3, 1)), 2).squeeze()
+    Array([[1., 1., 1., 0.],
+           [0., 0., 0., 0.]], dtype=float32)
+    """
+    missing = [(0, -size % side) for size in x.shape[-3:-1]]
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [*missing, (0, 0)])
+
+
 def cyclic_shift(x: Shaped[Array, "*s c"], shift: tuple[int, ...]) -> Shaped[Array, "*s c"]:
     """Rolls a map back, around its ends: y[i, j] = x[(i + s) mod h, (j + t) mod w]. The negated shift undoes it.
 

@@ -12,8 +12,8 @@ from flax import nnx
 from attn_flax import data
 from attn_flax.catalog import create_attention
 from attn_flax.checks import InputError, check
-from attn_flax.models import create_model
-from attn_flax.runs.config import DataConfig, ModelConfig, OptimizerConfig
+from attn_flax.models import create_model, takes
+from attn_flax.runs.config import DataConfig, GenerativeModelConfig, ModelConfig, OptimizerConfig
 from attn_flax.training import Learning, Plan, create_optimizer, create_schedule
 from attn_flax.training.task import Batch
 
@@ -21,25 +21,32 @@ IMAGES_TO_LOOK_AT = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageData:
+class TaskData:
     """A data set as networks see it.
 
     Attributes:
         dataset: its splits and class names.
+        kind: of its records.
         config: how it is prepared, with nothing left open: size, mean and standard deviation are filled in.
         batch_size: of training and evaluation.
-        bad: counts the damaged records that are skipped.
+        bad: counts the damaged records that are skipped, and those that are cleaned.
     """
 
     dataset: data.Dataset
+    kind: data.Kind
     config: DataConfig
     batch_size: int
     bad: data.BadRecords
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, those of one labelling after those of the other."""
+        return self.dataset.class_names
+
+    @property
     def num_classes(self) -> int:
-        """The number of classes."""
-        return len(self.dataset.class_names)
+        """The number of classes, of all labellings together."""
+        return len(self.class_names)
 
     def train_batches(self, *, seed: int, start: int = 0) -> Iterator[Batch]:
         """The endless training batches from step `start` on: that of step s is a function of (seed, s) alone."""
@@ -63,61 +70,77 @@ class ImageData:
             "shape": (*self.config.size, self.config.channels),
             "mean": self.config.mean,
             "std": self.config.std,
-            "num_classes": self.num_classes,
+            "num_classes": tuple(len(names) for names in self.dataset.labellings.values()),
+            "kind": self.kind,
             "process_index": jax.process_index(),
             "process_count": jax.process_count(),
             "bad": self.bad,
         }
 
 
-def build_data(config: DataConfig, *, batch_size: int, tell: Callable[[str], None] = print) -> ImageData:
+def build_data(
+    config: DataConfig,
+    *,
+    kind: data.Kind = data.LABELLED_IMAGES,
+    batch_size: int,
+    tell: Callable[[str], None] = print,
+) -> TaskData:
     """The data set of the configuration, with size, mean and standard deviation taken from its training images if open.
 
     Args:
         config: which set, and how to prepare it.
+        kind: of its records; the options of the kind that the configuration has too are taken from there.
         batch_size: of training and evaluation, over all processes.
-        tell: is given a message for each damaged record that is skipped.
+        tell: is given a message for each damaged record that is skipped, and for the first that are cleaned.
 
     Raises:
         InputError: as in `data.load_dataset`; images of several sizes and none to make of them; a channel count or
-            a size below 1.
+            a size below 1; an option of the kind, or an augmentation that does not fit it.
     """
     check(config.channels >= 1, f"data.channels must be at least 1, got {config.channels}.")
     check(config.size is None or min(config.size) >= 1, f"data.size must be at least 1 1, got {config.size}.")
     name = config.folder.resolve().name if config.folder else config.name
     bad = data.BadRecords(config.max_bad, tell)
-    dataset = data.load_dataset(name, data_dir=config.dir, folder=config.folder, validation=config.validation)
-    size = config.size or _common_size(dataset, bad)
+    kind = _configured(kind, config)
+    dataset = data.load_dataset(
+        name, kind=kind, data_dir=config.dir, folder=config.folder, validation=config.validation
+    )
+    size = config.size or _common_size(dataset, kind, bad)
+    config.augment.transforms(*size, kind)  # refuses what does not fit the kind
     mean, std = config.mean, config.std
     if mean is None or std is None:
-        own_mean, own_std = data.channel_statistics(dataset.train, config.channels, bad=bad)
+        own_mean, own_std = data.channel_statistics(dataset.train, config.channels, kind=kind, bad=bad)
         mean, std = mean or own_mean, std or own_std
-    images = ImageData(dataset, dataclasses.replace(config, size=size, mean=mean, std=std), batch_size, bad)
-    images.evaluation_batches("test")  # refuses statistics that do not fit
-    return images
+    built = TaskData(dataset, kind, dataclasses.replace(config, size=size, mean=mean, std=std), batch_size, bad)
+    built.evaluation_batches("test")  # refuses statistics that do not fit
+    return built
 
 
-def build_model(config: ModelConfig, *, num_classes: int, in_channels: int, rngs: nnx.Rngs) -> nnx.Module:
-    """The network of the configuration.
+def build_model(
+    config: ModelConfig | GenerativeModelConfig, data: DataConfig, *, num_classes: int, rngs: nnx.Rngs
+) -> nnx.Module:
+    """The network of the configuration, for data that are prepared like that.
+
+    The images' height and width go to the networks that take them as `image_size`.
 
     Raises:
         InputError: a name or an argument that does not exist, or a value that is refused.
     """
     arguments = {"dtype": jnp.dtype(config.dtype), **_parse_arguments("model.arguments", config.arguments)}
-    attention = config.attention
     attention_arguments = _parse_arguments("model.attention-arguments", config.attention_arguments)
-    if attention != "none":
-        attention = partial(create_attention, attention, dtype=arguments["dtype"], **attention_arguments)
+    if config.attention not in ("default", "none"):
+        arguments["attention"] = partial(
+            create_attention, config.attention, dtype=arguments["dtype"], **attention_arguments
+        )
     elif attention_arguments:
-        raise InputError(f"attention 'none' takes no arguments, got {', '.join(config.attention_arguments)}.")
-    return create_model(
-        config.name,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        **arguments,
-        attention=attention,
-        rngs=rngs,
-    )
+        raise InputError(
+            f"attention {config.attention!r} takes no arguments, got {', '.join(config.attention_arguments)}."
+        )
+    elif config.attention == "none":
+        arguments["attention"] = None
+    if takes(config.name, "image_size"):
+        arguments.setdefault("image_size", data.size)
+    return create_model(config.name, num_classes=num_classes, in_channels=data.channels, **arguments, rngs=rngs)
 
 
 def build_learning(config: OptimizerConfig, plan: Plan) -> Learning:
@@ -133,10 +156,17 @@ def build_learning(config: OptimizerConfig, plan: Plan) -> Learning:
     return Learning(optimizer, accumulate=config.accumulate, ema_decay=config.ema_decay)
 
 
-def _common_size(dataset, bad):
+def _configured(kind, config):
+    options = {option.name for option in dataclasses.fields(kind)} & {
+        option.name for option in dataclasses.fields(config)
+    }
+    return dataclasses.replace(kind, **{name: getattr(config, name) for name in options})
+
+
+def _common_size(dataset, kind, bad):
     """The height and width that all images have, as far as a look at some of them tells."""
     records = (bad.read(dataset.train, index) for index in range(min(len(dataset.train), IMAGES_TO_LOOK_AT)))
-    seen = {record["image"].shape[:2] for record in records if record}
+    seen = {record[kind.pictures].shape[-3:-1] for record in records if record}
     if not seen:
         raise data.CorruptRecordError(f"none of the first {IMAGES_TO_LOOK_AT} training images can be read.")
     if len(seen) > 1:

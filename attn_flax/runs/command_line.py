@@ -24,15 +24,20 @@ Config = TypeVar("Config")
 
 
 def parse(
-    presets: Mapping[str, Config], argv: Sequence[str] | None = None, *, description: str | None = None
+    presets: Mapping[str, Config],
+    argv: Sequence[str] | None = None,
+    *,
+    chosen_by: str = "--preset",
+    description: str | None = None,
 ) -> Config:
     """The configuration that a command line stands for: that of its `--preset`, changed by its other options.
 
     With `--resume`, options start from those of the run in the folder of `--run`, if there is one.
 
     Args:
-        presets: configurations by name, dataclasses with a field `preset`; the first is the default.
+        presets: configurations by name, dataclasses with a field for it; the first is the default.
         argv: the arguments, by default the process's.
+        chosen_by: the option of that field, which names the preset.
         description: what `--help` says of the experiment.
 
     Raises:
@@ -40,7 +45,7 @@ def parse(
     """
     argv = sys.argv[1:] if argv is None else argv
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    chooser.add_argument("--preset", default=next(iter(presets)))
+    chooser.add_argument(chosen_by, dest="preset", default=next(iter(presets)))
     chooser.add_argument("--run", type=Path)
     chooser.add_argument("--resume", action="store_true")
     chosen = chooser.parse_known_args(argv)[0]

@@ -14,11 +14,12 @@ class DataConfig:
     """The images, and how they are prepared."""
 
     name: str = "digits"
-    """A classification set of TensorFlow Datasets, or the embedded `digits`."""
+    """A set of TensorFlow Datasets, or an embedded one: `digits`, `digit_scenes`, `digit_videos`."""
     dir: Path | None = None
     """The folder of prepared TFDS sets; by default TFDS's own."""
     folder: Path | None = None
-    """A folder of images instead of a named set: FOLDER/CLASS/IMAGE or FOLDER/{train,validation,test}/CLASS/IMAGE."""
+    """A folder of labelled images instead of a named set: FOLDER/CLASS/IMAGE or
+    FOLDER/{train,validation,test}/CLASS/IMAGE."""
     size: tuple[int, int] | None = None
     """Resize and crop the images to this height and width; by default they keep their own, if all have the same."""
     channels: int = 3
@@ -38,13 +39,31 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """The network and its attention."""
+class BoxDataConfig(DataConfig):
+    """The images with their boxes, and how they are prepared."""
 
-    name: str = "attention_net"
-    """A network of `attn_flax.list_models()`."""
-    attention: str = "article_gate"
-    """A mechanism of `attn_flax.list_attentions()`, or `none`."""
+    name: str = "digit_scenes"
+    max_boxes: int = 32
+    """The most boxes that an image may have; of more the largest are kept."""
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoDataConfig(DataConfig):
+    """The videos, and how clips of them are prepared."""
+
+    name: str = "digit_videos"
+    frames: int = 16
+    """The frames of a clip."""
+    stride: int = 1
+    """A clip has every so many-th frame."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+    """A network's attention, and how it computes."""
+
+    attention: str = "default"
+    """A mechanism of `attn_flax.list_attentions()`, `none`, or by default the network's own."""
     arguments: tuple[str, ...] = ()
     """Further arguments of the network, as NAME=VALUE."""
     attention_arguments: tuple[str, ...] = ()
@@ -54,11 +73,32 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ModelConfig(NetworkConfig):
+    """The network and its attention."""
+
+    name: str = "attention_net"
+    """A network of `attn_flax.list_models()`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerativeModelConfig(NetworkConfig):
+    """The generative network and its attention."""
+
+    kind: Literal["gan", "vae"] = "gan"
+    """A self-attention GAN, or a convolutional variational auto-encoder."""
+
+    @property
+    def name(self) -> str:
+        """The network of `attn_flax.list_models()`."""
+        return self.kind
+
+
+@dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """How gradients move the parameters."""
 
     name: str = "adamw"
-    """One of adafactor, adam, adamw, lamb, lion, sgd."""
+    """One of adafactor, adam, adam_gan, adamw, lamb, lion, sgd."""
     learning_rate: float = 1e-3
     """The learning rate after the warm-up."""
     schedule: Schedule = "cosine"

@@ -1,17 +1,28 @@
 """A run's network, out of its folder."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 
 from attn_flax.checks import check
 from attn_flax.runs.build import build_model
-from attn_flax.runs.config import DataConfig, ModelConfig
+from attn_flax.runs.config import BoxDataConfig, DataConfig, GenerativeModelConfig, ModelConfig, VideoDataConfig
 from attn_flax.runs.folder import RunFolder
 from attn_flax.training import Checkpoints, Network
 from attn_flax.training.leaves import check_architecture, from_named_leaves, named_leaves
+
+SECTIONS = {
+    "classification": {"data": DataConfig, "model": ModelConfig},
+    "detection": {"data": BoxDataConfig, "model": ModelConfig},
+    "generation": {"data": DataConfig, "model": GenerativeModelConfig},
+    "segmentation": {"data": DataConfig, "model": ModelConfig},
+    "video": {"data": VideoDataConfig, "model": ModelConfig},
+}
+"""The sections of each task's configuration that its network is built from."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,17 +31,29 @@ class TrainedRun:
 
     Attributes:
         folder: where it is.
-        data: how it prepares images.
-        class_names: the names of the labels 0, 1, …
+        task: what it learned: "classification", "detection", …
+        data: how it prepares images or videos.
+        labellings: the names of the labels 0, 1, … of each labelling, by its name.
         step: that of the checkpoint.
         model: the network at that step, in evaluation mode.
     """
 
     folder: RunFolder
+    task: str
     data: DataConfig
-    class_names: tuple[str, ...]
+    labellings: Mapping[str, tuple[str, ...]]
     step: int
     model: nnx.Module
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, those of one labelling after those of the other."""
+        return tuple(name for names in self.labellings.values() for name in names)
+
+    @property
+    def format(self) -> dict[str, Any]:
+        """How `data.read_images` prepares images as the training did."""
+        return {"shape": (*self.data.size, self.data.channels), "mean": self.data.mean, "std": self.data.std}
 
 
 def load_run(path: Path | str) -> nnx.Module:
@@ -55,17 +78,15 @@ def read_run(path: Path | str) -> TrainedRun:
         InputError: as `load_run`.
     """
     folder = RunFolder(Path(path))
-    data = folder.read_config(DataConfig, section="data")
-    class_names = tuple(folder.read_json("classes.json"))
+    task = folder.read_config(str, section="task")
+    check(task in SECTIONS, f"{path} is the run of another task: expected one of {', '.join(SECTIONS)}, got {task!r}.")
+    data, model = (folder.read_config(SECTIONS[task][name], section=name) for name in ("data", "model"))
+    labellings = {name: tuple(names) for name, names in folder.read_json("classes.json").items()}
     check(folder.checkpoints.is_dir(), f"{path} has no checkpoint yet: expected the folder {folder.checkpoints}.")
-    model = build_model(
-        folder.read_config(ModelConfig, section="model"),
-        num_classes=len(class_names),
-        in_channels=data.channels,
-        rngs=nnx.Rngs(0),
-    )
+    num_classes = sum(len(names) for names in labellings.values())
+    network = build_model(model, data, num_classes=num_classes, rngs=nnx.Rngs(0))
     step, leaves = Checkpoints(folder.checkpoints, read_only=True).read(best=True)
-    return TrainedRun(folder, data, class_names, step, _restored(model, step, leaves))
+    return TrainedRun(folder, task, data, labellings, step, _restored(network, step, leaves))
 
 
 def _restored(model, step, leaves):

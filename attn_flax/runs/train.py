@@ -9,7 +9,7 @@ from rich.console import Console
 
 from attn_flax import training
 from attn_flax.checks import InputError, check
-from attn_flax.runs.build import ImageData
+from attn_flax.runs.build import TaskData
 from attn_flax.runs.config import TrainingConfig
 from attn_flax.runs.folder import RunFolder, as_json
 from attn_flax.runs.processes import Peers, is_first, teller
@@ -37,7 +37,7 @@ def train(
     config: TrainingConfig,
     task: training.Task,
     runner: training.Runner,
-    data: ImageData,
+    data: TaskData,
     plan: training.Plan,
     folder: RunFolder,
     console: Console,
@@ -101,7 +101,7 @@ def resumable(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except (InputError, OSError, KeyboardInterrupt, training.StoppedError) as error:
-        error.add_note(resume_hint(folder))
+        error.__notes__ = [resume_hint(folder)]  # of the outermost run, whose part another may be
         raise
 
 

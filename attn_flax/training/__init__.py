@@ -14,6 +14,7 @@ from attn_flax.training.optimizers import create_optimizer, create_schedule, lis
 from attn_flax.training.parallel import Runner, parallelize
 from attn_flax.training.profile import Profile
 from attn_flax.training.reports import EventFiles, MetricsFile, ProgressBar
+from attn_flax.training.rows import Rows, reduce_over
 from attn_flax.training.saver import Saver
 from attn_flax.training.step import Learning, TrainState
 from attn_flax.training.task import Task
@@ -35,6 +36,7 @@ __all__ = [
     "ProgressBar",
     "Report",
     "Restored",
+    "Rows",
     "Runner",
     "Saver",
     "StopRequest",
@@ -51,4 +53,5 @@ __all__ = [
     "leaf_names",
     "list_optimizers",
     "parallelize",
+    "reduce_over",
 ]

@@ -11,6 +11,7 @@ import numpy as np
 from attn_flax.checks import InputError, check
 from attn_flax.training.leaves import leaf_names
 from attn_flax.training.parallel import Runner
+from attn_flax.training.rows import add_sums
 from attn_flax.training.step import TrainState
 from attn_flax.training.task import Batch
 
@@ -200,11 +201,10 @@ def evaluate(runner: Runner, state: TrainState, batches: Iterable[Batch]) -> dic
     """
     total = None
     for batch in batches:
-        sums = runner.evaluate(state, runner.put(batch))
-        total = sums if total is None else jax.tree.map(lambda a, b: a + b, total, sums)
-    if total is None:
-        raise InputError("the split to evaluate has no examples.")
-    return jax.device_get(runner.fetch(total))
+        sums = runner.fetch(runner.evaluate(state, runner.put(batch)))
+        total = sums if total is None else add_sums(total, sums)
+    check(total is not None, "the split to evaluate has no examples.")
+    return jax.device_get(total)
 
 
 class _Reporter:

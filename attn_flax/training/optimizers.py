@@ -27,6 +27,11 @@ def _adam(learning_rate, weight_decay):
     return optax.adam(learning_rate)
 
 
+def _adam_gan(learning_rate, weight_decay):
+    check(weight_decay == 0, f"adam_gan takes no weight decay, got {weight_decay}; adamw does.")
+    return optax.adam(learning_rate, b1=0.0, b2=0.9)
+
+
 def _adamw(learning_rate, weight_decay):
     return optax.adamw(learning_rate, weight_decay=weight_decay, mask=decayed)
 
@@ -46,6 +51,7 @@ def _adafactor(learning_rate, weight_decay):
 OPTIMIZERS = {
     "adafactor": _adafactor,
     "adam": _adam,
+    "adam_gan": _adam_gan,
     "adamw": _adamw,
     "lamb": _lamb,
     "lion": _lion,
@@ -57,7 +63,7 @@ def list_optimizers() -> list[str]:
     """The names that `create_optimizer` knows.
 
     >>> list_optimizers()
-    ['adafactor', 'adam', 'adamw', 'lamb', 'lion', 'sgd']
+    ['adafactor', 'adam', 'adam_gan', 'adamw', 'lamb', 'lion', 'sgd']
     """
     return sorted(OPTIMIZERS)
 
@@ -68,7 +74,8 @@ def create_optimizer(
     """The optimiser of that name.
 
     Args:
-        name: one of `list_optimizers()`; sgd has Nesterov momentum 0.9, the others optax's defaults.
+        name: one of `list_optimizers()`; sgd has Nesterov momentum 0.9, adam_gan the β₁ = 0 and β₂ = 0.9 of SAGAN, the
+            others optax's defaults.
         learning_rate: a number, or a schedule of the step.
         weight_decay: the decay of matrices and kernels, `decayed`; times the learning rate, except in adafactor, where
             optax applies it as it is.
@@ -76,7 +83,8 @@ def create_optimizer(
 
     Raises:
         UnknownNameError: there is no such optimiser; the close names are listed.
-        InputError: a negative decay, a clip norm that is not positive, or a decay for adam, which has none.
+        InputError: a negative decay, a clip norm that is not positive, or a decay for one that has
+            none, adam and adam_gan.
     """
     if name not in OPTIMIZERS:
         raise UnknownNameError("optimizer", name, OPTIMIZERS)

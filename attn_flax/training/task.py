@@ -29,7 +29,7 @@ class Task(Protocol):
         """
 
     def evaluate(self, state: TrainState, batch: Batch, *, axis: str | None = None) -> PyTree:
-        """Sums over the batch, in which row i counts `batch["weight"][i]` times."""
+        """Sums over the batch, row i counting `batch["weight"][i]` times, and what is kept of each row, in `Rows`."""
 
     def summarize(self, sums: PyTree) -> dict[str, float]:
         """The metrics that the sums over a whole split stand for."""

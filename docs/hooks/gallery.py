@@ -32,6 +32,7 @@ TITLES = {
     "spatial": "Spatial attention",
     "channel_spatial": "Channel and spatial attention",
     "branch": "Branch attention",
+    "self_attention": "Self-attention",
     "temporal": "Temporal attention",
     "spatial_temporal": "Spatio-temporal attention",
 }

@@ -1,6 +1,17 @@
 """What each mechanism promises, for tests/test_contract.py."""
 
-from tests.contract import article, branch, channel, coordinate, mixers, non_local, second_order, spatial, video
+from tests.contract import (
+    article,
+    branch,
+    channel,
+    coordinate,
+    mixers,
+    non_local,
+    second_order,
+    self_attention,
+    spatial,
+    video,
+)
 from tests.contract.case import Case
 
 CASES: dict[str, Case] = {
@@ -11,6 +22,7 @@ CASES: dict[str, Case] = {
     **mixers.CASES,
     **non_local.CASES,
     **second_order.CASES,
+    **self_attention.CASES,
     **spatial.CASES,
     **video.CASES,
 }

@@ -22,6 +22,7 @@ CASES = {
         zero_gradients=dict.fromkeys(("[0]['embed']['kernel']", "[0]['embed']['bias']"), EMBEDDING_IS_CONSTANT),
     ),
     "hamburger": Case((7, 5, 6), (35, 4), at_least_zero, {"hidden": 8, "rank": 4}),
+    "deformable": Case((7, 5, 8), (7, 5, 2, 3), rows_sum_to_one, {"num_heads": 2, "num_points": 3}),
     "stn": Case((7, 5, 6), (7, 5, 2), finite_and_varied, {"bins": 2, "hidden": 4}),
     "aa_conv": Case((7, 5, 9), (2, 35, 35), rows_sum_to_one, {"size": (8, 5), "key_channels": 4, "num_heads": 2}),
 }

@@ -3,9 +3,18 @@
 import pytest
 
 from attn_flax.checks import InputError
-from attn_flax.data import Augmentation
+from attn_flax.data import BOXES, MASKS, VIDEOS, Augmentation
 from attn_flax.data.randaugment import RandAugment
-from attn_flax.data.transforms import Flip, PaddedCrop, RandomErasing, RandomResizedCrop, ResizeAndCrop, Shift
+from attn_flax.data.transforms import (
+    Flip,
+    Invert,
+    PaddedCrop,
+    PermuteColors,
+    RandomErasing,
+    RandomResizedCrop,
+    ResizeAndCrop,
+    Shift,
+)
 
 
 def test_nothing_but_the_size():
@@ -14,7 +23,15 @@ def test_nothing_but_the_size():
 
 def test_everything_in_its_order():
     augmentation = Augmentation(
-        shift=1, pad_crop=2, resized_crop=True, flip=True, randaugment=3, magnitude=4.0, erase=0.5
+        shift=1,
+        pad_crop=2,
+        resized_crop=True,
+        flip=True,
+        randaugment=3,
+        magnitude=4.0,
+        permute_colors=True,
+        invert=True,
+        erase=0.5,
     )
     assert augmentation.transforms(7, 5) == [
         RandomResizedCrop(7, 5),
@@ -22,8 +39,16 @@ def test_everything_in_its_order():
         PaddedCrop(2),
         Flip(),
         RandAugment(3, 4.0),
+        PermuteColors(),
+        Invert(),
         RandomErasing(0.5),
     ]
+
+
+@pytest.mark.parametrize("kind", [BOXES, MASKS, VIDEOS])
+def test_randaugment_is_for_labelled_images(kind):
+    with pytest.raises(InputError, match=f"randaugment moves pixels and nothing .* expected 0 for {kind.holds}, got 2"):
+        Augmentation(randaugment=2).transforms(7, 5, kind)
 
 
 @pytest.mark.parametrize(

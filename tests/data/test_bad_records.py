@@ -130,3 +130,34 @@ def test_a_set_of_nothing_but_damage_is_an_error(folder, source):
 def test_a_negative_limit_is_refused():
     with pytest.raises(InputError, match="max_bad must not be negative, got -1"):
         BadRecords(-1)
+
+
+class Dusty:
+    """Records of which every other is cleaned."""
+
+    def __len__(self):
+        return 60
+
+    def __getitem__(self, index):
+        record = {"image": np.full((4, 6, 3), index, np.uint8), "label": 0}
+        return record | {"cleaned": f"record {index}: dust"} if index % 2 else record
+
+
+def test_cleaned_records_are_counted_and_the_first_told_of():
+    told = []
+    bad = BadRecords(tell=told.append)
+    for _ in range(2):
+        take(Dusty(), 8, bad)
+        list(evaluation_batches(Dusty(), batch_size=8, **FORMAT, bad=bad))
+    assert (bad.cleaned, bad.count) == (30, 0)
+    assert len(told) == len(set(told)) == 21
+    assert all(message.startswith("cleaned record ") and message.endswith(": dust") for message in told[:20])
+    assert told[20] == "cleaned further records, which are only counted."
+
+
+def test_processes_count_the_cleaned_records_that_they_meet():
+    bads = [BadRecords(tell=lambda message: None) for _ in range(2)]
+    source = Dusty()
+    for index, bad in enumerate(bads):
+        take(source, 15, bad, batch_size=4, process_index=index, process_count=2)
+    assert bads[0].cleaned + bads[1].cleaned == 30

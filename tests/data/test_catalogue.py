@@ -10,6 +10,10 @@ from PIL import Image
 
 from attn_flax.checks import InputError, UnknownNameError
 from attn_flax.data import (
+    BOXES,
+    LABELLED_IMAGES,
+    MASKS,
+    VIDEOS,
     CorruptRecordError,
     DatasetNotPreparedError,
     EmptySplitError,
@@ -17,6 +21,7 @@ from attn_flax.data import (
     evaluation_batches,
     load_dataset,
 )
+from tests.data.annotated import encode, write_set
 
 COUNTS = {"train": 10, "validation": 3}
 
@@ -110,6 +115,42 @@ def test_not_prepared(tmp_path):
         load_dataset("mnist", data_dir=tmp_path)
     assert str(error.value).endswith(f"\n    python -m experiments.prepare mnist --dir {tmp_path}")
     assert str(tmp_path / "mnist") in str(error.value)
+
+
+def test_a_set_whose_code_needs_tensorflow(tmp_path, monkeypatch):
+    def code_needs_tensorflow(name, **arguments):
+        raise ModuleNotFoundError("No module named 'tensorflow'")
+
+    features = {"image": tfds.features.Image(shape=(4, 4, 3)), "label": tfds.features.ClassLabel(names=["low", "high"])}
+    monkeypatch.setattr(tfds, "builder", code_needs_tensorflow)
+    with pytest.raises(DatasetNotPreparedError, match=rf"expected it in {tmp_path}.*\n.*experiments.prepare needy"):
+        load_dataset("needy", data_dir=tmp_path)
+    image = encode(np.full((4, 4, 3), 7, np.uint8))
+    write_set(tmp_path, "needy", features, {"train": [{"image": image, "label": 1}] * 20})
+    dataset = load_dataset("needy", data_dir=tmp_path)
+    assert dataset.class_names == ("low", "high")
+    assert dataset.train[0]["label"] == 1
+
+
+@pytest.mark.parametrize("name", ["ucf101", "moving_mnist", "ucf101/ucf101_1_256", "ucf101:2.0.0"])
+def test_videos_that_tfds_hides_without_tensorflow(tmp_path, name):
+    with pytest.raises(DatasetNotPreparedError, match=f"experiments.prepare {name} --dir"):
+        load_dataset(name, kind=VIDEOS, data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "known"), [(BOXES, ["voc", "kitti", "bccd"]), (MASKS, ["oxford_iiit_pet"]), (LABELLED_IMAGES, ["mnist"])]
+)
+def test_sets_of_the_catalogue_fit_their_kind(tmp_path, kind, known):
+    for name in known:
+        with pytest.raises(DatasetNotPreparedError):  # and not that it holds something else
+            load_dataset(name, kind=kind, data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("kind", [BOXES, MASKS, VIDEOS])
+def test_folders_hold_labelled_images(tmp_path, kind):
+    with pytest.raises(UnsupportedDatasetError, match=f"expected the name of a set of {kind.holds}"):
+        load_dataset("any", kind=kind, folder=tmp_path)
 
 
 def test_no_labelled_images(tmp_path, shared_tfds):

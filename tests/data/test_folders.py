@@ -60,7 +60,7 @@ def test_kinds_of_files(tmp_path):
     (tmp_path / ".hidden").mkdir()
     names, splits = load_folder_splits(tmp_path)
     sources = [*(splits["train"][i] for i in range(4)), splits["test"][0]]
-    assert names == ("a",)
+    assert names == {"label": ("a",)}
     assert all(np.abs(record["image"].astype(int) - 200).max() <= 2 for record in sources)
 
 

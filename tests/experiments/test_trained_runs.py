@@ -42,23 +42,23 @@ def evaluated(path, **options):
 def predicted(path, *images, **options):
     console = Console(file=io.StringIO(), width=200)
     names = tuple(map(str, images))
-    return predict.main(predict.Config(run=path, images=names, **options), console), console.file.getvalue()
+    return predict.main(predict.Config(run=path, names=names, **options), console), console.file.getvalue()
 
 
 def test_evaluation_gives_the_result_of_the_run(trained, tmp_path):
     path, result = trained
     again = evaluated(path, out=tmp_path / "out.json")
     assert {name: again[name] for name in ("loss", "accuracy")} == pytest.approx(result["test"], abs=1e-6)
-    assert (again["step"], again["images"], again["split"]) == (result["step"], 15, "test")
+    assert (again["step"], again["examples"], again["split"]) == (result["step"], 15, "test")
     assert json.loads((tmp_path / "out.json").read_text()) == again
 
 
 def test_any_split_and_other_data_of_the_same_classes(trained, tmp_path):
     path, _ = trained
-    assert evaluated(path, split="train")["images"] + evaluated(path, split="validation")["images"] == 57
+    assert evaluated(path, split="train")["examples"] + evaluated(path, split="validation")["examples"] == 57
     other = write_image_folder(tmp_path / "other", classes=CLASSES, count=10, size=(18, 14))
     result = evaluated(path, data=evaluate.OtherData(folder=other))
-    assert (result["data"], result["images"], result["accuracy"]) == ("other", 6, 1.0)
+    assert (result["data"], result["examples"], result["accuracy"]) == ("other", 6, 1.0)
 
 
 def test_other_classes_are_refused(trained, tmp_path):
@@ -78,7 +78,7 @@ def test_a_run_is_loaded_in_one_line(trained, folder):
 def test_predictions_are_those_of_the_network(trained, folder, tmp_path):
     path, _ = trained
     files = [folder / "red" / "3.png", folder / "blue" / "1.png"]
-    predictions, shown = predicted(path, *files, out=tmp_path / "out", top=2)
+    predictions, shown = predicted(path, *files, out=tmp_path / "out")
     config = json.loads((path / "config.json").read_text())["data"]
     model = attn_flax.load_run(path)
     for file, prediction in zip(files, predictions, strict=True):
@@ -86,7 +86,7 @@ def test_predictions_are_those_of_the_network(trained, folder, tmp_path):
         image = (pixels - config["mean"]) / config["std"]
         logits = model(jnp.asarray(image[None], jnp.float32))[0]
         probabilities = np.asarray(jax.nn.softmax(logits))
-        order = np.argsort(-probabilities)[:2]
+        order = np.argsort(-probabilities)
         assert [name for name, _ in prediction["classes"]] == [CLASSES[label] for label in order]
         np.testing.assert_allclose([p for _, p in prediction["classes"]], probabilities[order], atol=1e-5)
         assert f"{file}  {file.parent.name} " in shown

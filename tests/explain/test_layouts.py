@@ -89,6 +89,13 @@ def test_units_before_positions(further):
     np.testing.assert_array_equal(readings["unit 2 of 2"][1, 6, 3], weights[1, 1, 6, 3].max())
 
 
+def test_of_many_units_that_attend_to_positions_each_receives_the_mean():
+    weights = random(B, 4, 12, 35)
+    ((name, values),) = read_map(weights, B, H, W).items()
+    assert name == "mean received"
+    np.testing.assert_allclose(values[1, 6, 3], weights[1, :, :, 5 * 6 + 3].mean())
+
+
 def test_branches_are_channel_gates():
     weights = random(B, 2, 64)
     readings = read_map(weights, B, H, W)

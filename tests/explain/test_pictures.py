@@ -133,7 +133,7 @@ def test_learning_curves_hold_the_records():
 def test_a_metric_without_records_has_no_panel():
     (loss,) = learning_curves_figure([{"epoch": 1.0, "split": "train", "loss": 2.0}]).axes
     assert loss.get_title() == "Loss"
-    with pytest.raises(InputError, match="a loss or an accuracy"):
+    with pytest.raises(InputError, match="records must hold one of loss, accuracy"):
         learning_curves_figure([])
 
 

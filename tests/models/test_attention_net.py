@@ -1,5 +1,7 @@
 """The article's network."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from flax import nnx
 
 from attn_flax.checks import InputError, UnknownNameError
-from attn_flax.models import create_model, list_models
+from attn_flax.models import create_model, list_models, takes
 from attn_flax.nn import Article, ArticleGate
 from tests import oracles
 
@@ -108,6 +110,9 @@ def test_unknown_names_list_the_close_ones(arguments, message):
         create_model(**({"name": "attention_net"} | arguments), rngs=nnx.Rngs(0))
 
 
+@pytest.mark.full
 def test_every_listed_model_can_be_made():
     for name in list_models():
-        assert size(create_model(name, num_classes=3, rngs=nnx.Rngs(0))) > 0
+        arguments = {"image_size": (32, 32)} if takes(name, "image_size") else {}
+        make = functools.partial(create_model, name, num_classes=3, **arguments)
+        assert size(nnx.eval_shape(lambda make=make: make(rngs=nnx.Rngs(0)))) > 0

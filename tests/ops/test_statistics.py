@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from attn_flax import ops
 
@@ -66,3 +67,17 @@ def test_nearest_is_the_loop(size):
     ours = ops.resize_nearest(jnp.asarray(X, jnp.float32), size)
     for i, j in np.ndindex(*size):
         np.testing.assert_allclose(ours[1, 2, i, j], X[1, 2, i * 7 // size[0], j * 5 // size[1]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(14, 5), (3, 2), (9, 13)])
+def test_bicubic_is_pillows(size):
+    ours = ops.resize_bicubic(jnp.asarray(X, jnp.float32), size)
+    for index in np.ndindex(*X.shape[:-3], X.shape[-1]):
+        plane = Image.fromarray(np.float32(X[*index[:-1], ..., index[-1]]))
+        expected = plane.resize(size[::-1], Image.Resampling.BICUBIC)
+        np.testing.assert_allclose(ours[*index[:-1], ..., index[-1]], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_bicubic_leaves_a_map_of_that_size_as_it_is():
+    x = jnp.asarray(X, jnp.bfloat16)
+    np.testing.assert_array_equal(ops.resize_bicubic(x, X.shape[-3:-1]), x)

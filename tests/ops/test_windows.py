@@ -250,3 +250,28 @@ def test_it_is_refused(case):
     attempt, message = REFUSALS[case]
     with pytest.raises(InputError, match=message):
         attempt()
+
+
+def test_cells_become_channels_and_channels_cells():
+    x = random(2, 3, 6, 9, 4)
+    y = np.asarray(ops.space_to_depth(jnp.asarray(x), 3))
+    assert y.shape == (2, 3, 2, 3, 36)
+    for i, j in positions((2, 3)):
+        np.testing.assert_array_equal(
+            y[..., i, j, :], x[..., 3 * i : 3 * i + 3, 3 * j : 3 * j + 3, :].reshape(2, 3, 36)
+        )
+    np.testing.assert_array_equal(ops.depth_to_space(jnp.asarray(y), 3), x)
+
+
+def test_maps_are_padded_below_and_on_the_right():
+    x = random(2, 3, 7, 4)
+    y = ops.pad_to_multiple(jnp.asarray(x), 4)
+    np.testing.assert_array_equal(y, np.pad(x, [(0, 0), (0, 1), (0, 1), (0, 0)]))
+    np.testing.assert_array_equal(ops.pad_to_multiple(jnp.asarray(x[:, :, :4]), 1), x[:, :, :4])
+
+
+def test_cells_that_do_not_fit_are_refused():
+    with pytest.raises(InputError, match="window"):
+        ops.space_to_depth(jnp.ones((4, 5, 1)), 2)
+    with pytest.raises(InputError, match=r"channels must be a multiple of 2², got shape \(4, 5, 6\)"):
+        ops.depth_to_space(jnp.ones((4, 5, 6)), 2)

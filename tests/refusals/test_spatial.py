@@ -5,8 +5,10 @@ import pytest
 from flax import nnx
 
 from attn_flax.checks import InputError
+from attn_flax.functional import deformable_attention
 from attn_flax.mechanisms.spatial.aa_conv import AttentionAugmentedConv
 from attn_flax.mechanisms.spatial.attention_gate import AttentionGate
+from attn_flax.mechanisms.spatial.deformable import DeformableAttention, MultiScaleDeformableAttention
 from attn_flax.mechanisms.spatial.emanet import ExpectationMaximizationAttention
 from attn_flax.mechanisms.spatial.hamburger import Hamburger
 from attn_flax.mechanisms.spatial.involution import Involution
@@ -21,7 +23,35 @@ def gate(**arguments):
     return AttentionGate(6, **{"gating_channels": 4, **arguments}, rngs=RNGS)
 
 
+def two_maps(z=(9, 6), reference=(9, 2), maps=((7, 5, 6), (3, 4, 6))):
+    module = MultiScaleDeformableAttention(6, levels=2, num_heads=2, rngs=RNGS)
+    return module(ones(z), ones(reference), [ones(shape) for shape in maps])
+
+
 REFUSALS = {
+    "deformable heads": (
+        lambda: DeformableAttention(6, num_heads=4, rngs=RNGS),
+        "num_heads must be at least 1 and divide channels, got num_heads=4, channels=6",
+    ),
+    "deformable points": (
+        lambda: DeformableAttention(6, num_heads=2, num_points=0, rngs=RNGS),
+        "num_points must be at least 1, got 0",
+    ),
+    "deformable levels": (
+        lambda: MultiScaleDeformableAttention(6, num_heads=2, levels=0, rngs=RNGS),
+        "levels must be at least 1, got 0",
+    ),
+    "deformable maps": (lambda: two_maps(maps=((7, 5, 6),)), "maps must be 2, got 1"),
+    "deformable map": (lambda: two_maps(maps=((7, 5, 6), (4, 6))), r"x must be a map .*, got shape \(4, 6\)"),
+    "deformable channels": (lambda: two_maps(z=(9, 5)), r"x must have 6 channels .* got shape \(9, 5\)"),
+    "deformable references": (
+        lambda: two_maps(reference=(8, 2)),
+        r"reference must be a point for each query, of shape \(9, 2\), got \(8, 2\)",
+    ),
+    "deformable levels of the parts": (
+        lambda: deformable_attention([ones((7, 5, 2, 3))], ones((9, 2, 2, 4, 2)), ones((9, 2, 2, 4))),
+        "values must be one map for each of the locations' and the weights', got 1 for 2 and 2",
+    ),
     "gating channels": (lambda: gate(gating_channels=0), "gating_channels must be at least 1, got 0"),
     "gate width": (lambda: gate(hidden=0), "hidden must be at least 1, got 0"),
     "gate stride": (lambda: gate(stride=0), "stride must be at least 1, got 0"),

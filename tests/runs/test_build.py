@@ -11,6 +11,8 @@ from PIL import Image
 
 from attn_flax import nn, runs
 from attn_flax.checks import InputError, UnknownNameError
+from attn_flax.data import VIDEOS, Augmentation
+from attn_flax.data.embedded import videos
 from attn_flax.training import Plan
 from tests.pictures import write_image_folder
 
@@ -63,8 +65,24 @@ def test_sizes_below_one_are_refused(folder, options, message):
         image_data(folder, **options)
 
 
+def test_the_kind_takes_its_options_from_the_configuration(tmp_path, monkeypatch):
+    monkeypatch.setattr(videos, "COUNTS", {"train": 9, "validation": 4, "test": 4})
+    config = runs.VideoDataConfig(dir=tmp_path, frames=5, stride=3, channels=1)
+    data = runs.build_data(config, kind=VIDEOS, batch_size=3)
+    assert (data.config.size, data.num_classes, len(data.config.mean)) == ((32, 32), 18, 1)
+    assert data.class_names[9:11] == ("9", "right")
+    for batch in (next(iter(data.evaluation_batches("test"))), next(iter(data.train_batches(seed=0)))):
+        assert batch["frames"].shape == (3, 5, 32, 32, 1)
+        assert batch["labels"].shape == (3, 2)
+    with pytest.raises(InputError, match="frames must be at least 1, got 0"):
+        runs.build_data(dataclasses.replace(config, frames=0), kind=VIDEOS, batch_size=3)
+    distorted = dataclasses.replace(config, augment=Augmentation(randaugment=1))
+    with pytest.raises(InputError, match="randaugment moves pixels"):
+        runs.build_data(distorted, kind=VIDEOS, batch_size=3)
+
+
 def build(**options):
-    return runs.build_model(runs.ModelConfig(**options), num_classes=4, in_channels=1, rngs=nnx.Rngs(0))
+    return runs.build_model(runs.ModelConfig(**options), runs.DataConfig(channels=1), num_classes=4, rngs=nnx.Rngs(0))
 
 
 def test_a_model_gets_its_arguments():
@@ -81,7 +99,7 @@ def test_numbers_and_booleans_are_read_as_such():
 
 
 def test_it_computes_in_bfloat16_over_float32_parameters():
-    model = build(dtype="bfloat16")
+    model = build(attention="article_gate", dtype="bfloat16")
     assert model(jnp.ones((1, 8, 8, 1))).dtype == jnp.bfloat16
     assert model.attention.reduce.dtype == jnp.bfloat16
     assert {p.dtype for p in jax.tree.leaves(nnx.state(model, nnx.Param))} == {jnp.dtype("float32")}
@@ -98,7 +116,12 @@ def test_no_attention():
         ({"attention": "artcle_gate"}, UnknownNameError, "did you mean 'article_gate'"),
         ({"arguments": ("activaton=relu",)}, UnknownNameError, "did you mean 'activation'"),
         ({"arguments": ("relu",)}, InputError, "model.arguments must be NAME=VALUE, got 'relu'"),
-        ({"attention_arguments": ("reduction=7",)}, InputError, "reduction=7, channels=64"),
+        (
+            {"attention": "article_gate", "attention_arguments": ("reduction=7",)},
+            InputError,
+            "reduction=7, channels=64",
+        ),
+        ({"attention_arguments": ("reduction=4",)}, InputError, "attention 'default' takes no arguments"),
         ({"attention": "none", "attention_arguments": ("reduction=4",)}, InputError, "takes no arguments"),
     ],
 )

@@ -111,6 +111,7 @@ def test_with_both_each_batch_takes_one_of_them():
     """With mixup all pixels of an image move, with CutMix those of a box."""
     task = Classification(nnx.Linear(1, 5, rngs=nnx.Rngs(0)), Learning(optax.sgd(0.1)), 5, 0.0, 1.0, 1.0)
     keys = jax.random.split(jax.random.key(3), 400)
-    images, _ = jax.vmap(lambda key: task._mixed(key, IMAGES, TARGETS))(keys)
+    batch = {"image": IMAGES, "label": jnp.arange(len(IMAGES)) % 5}
+    images, _ = jax.vmap(lambda key: task.examples(key, batch))(keys)
     whole = ((images != IMAGES) & (images != IMAGES[::-1]))[:, 0].all((1, 2, 3))
     assert abs(whole.mean() - 0.5) < 5 * 0.5 / math.sqrt(400)

@@ -38,11 +38,17 @@ def sgd(p, gradients, decay):
     return p
 
 
-def adam_directions(gradients):
+def adam_directions(gradients, b1=0.9, b2=0.999):
     m = v = 0
     for t, g in enumerate(gradients, 1):
-        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
-        yield m / (1 - 0.9**t), v / (1 - 0.999**t)
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+        yield m / (1 - b1**t), v / (1 - b2**t)
+
+
+def adam_gan(p, gradients, decay):
+    for m, v in adam_directions(gradients, 0.0, 0.9):
+        p = p - RATE * m / (np.sqrt(v) + 1e-8)
+    return p
 
 
 def adamw(p, gradients, decay):
@@ -78,7 +84,15 @@ def adafactor(p, gradients, decay):
     return p
 
 
-FORMULAS = {"adafactor": adafactor, "adam": adamw, "adamw": adamw, "lamb": lamb, "lion": lion, "sgd": sgd}
+FORMULAS = {
+    "adafactor": adafactor,
+    "adam": adamw,
+    "adam_gan": adam_gan,
+    "adamw": adamw,
+    "lamb": lamb,
+    "lion": lion,
+    "sgd": sgd,
+}
 
 
 def test_every_optimizer_has_a_formula():
@@ -88,7 +102,7 @@ def test_every_optimizer_has_a_formula():
 @pytest.mark.parametrize("name", FORMULAS)
 def test_two_steps_follow_the_formula_and_only_kernels_decay(name):
     params, *gradients = trees(3)
-    decay = 0.0 if name == "adam" else DECAY
+    decay = 0.0 if name in ("adam", "adam_gan") else DECAY
     after = stepped(create_optimizer(name, RATE, weight_decay=decay), params, *gradients)
     for leaf, its_decay in (("kernel", decay), ("bias", 0.0)):
         expected = FORMULAS[name](params[leaf], [g[leaf] for g in gradients], its_decay)

@@ -25,7 +25,6 @@ Confirmed with the authors' code.
 
 import math
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -33,7 +32,7 @@ from jaxtyping import Array, Float
 
 from attn_flax import ops
 from attn_flax.mechanisms.cost import Cost
-from attn_flax.mechanisms.layers import BatchNorm
+from attn_flax.mechanisms.layers import ConvNormRelu
 from attn_flax.mechanisms.layout import check_map, flatten_positions, promote, reduced
 from attn_flax.mechanisms.spatial.sagan import SaganAttention
 
@@ -52,42 +51,6 @@ def danet_channel(u: Float[Array, "*b h w c"], *, beta: Float[Array, ""] | float
     Array([[[ 0.24, -0.24]]], dtype=float32)
     """
     return u + beta * jnp.einsum("...cd,...hwd->...hwc", danet_channel_weights(u), u)
-
-
-class ConvNormRelu(nnx.Module):
-    """relu(BN(W x)), with a 3×3 convolution W without a bias.
-
-    Parameters: 9c_in·c_out + 2c_out.
-
-    Args:
-        in_features: c_in.
-        out_features: c_out.
-        dtype: the type to compute in; by default that of input and parameters together.
-        param_dtype: the type of the parameters.
-        rngs: the source of the initial parameters.
-    """
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        *,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        layer = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.conv = nnx.Conv(in_features, out_features, (3, 3), use_bias=False, **layer)
-        self.norm = BatchNorm(out_features, **layer)
-
-    def __call__(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b h w d"]:
-        """The map transformed."""
-        return jax.nn.relu(self.norm(self.conv(x)))
-
-    def cost(self, n: int) -> Cost:
-        """For n positions."""
-        c_in, c_out = self.conv.in_features, self.conv.out_features
-        return Cost(9 * c_in * c_out + 2 * c_out, 9 * n * c_in * c_out)
 
 
 class DualAttention(nnx.Module):

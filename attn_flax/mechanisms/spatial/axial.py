@@ -29,7 +29,7 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
-from attn_flax.mechanisms.layout import check_map, promote
+from attn_flax.mechanisms.layout import check_heads, check_map, promote
 
 HEIGHT, WIDTH = -3, -2
 
@@ -144,11 +144,7 @@ class AxialAttention(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        check(channels >= 1, f"channels must be at least 1, got {channels}.")
-        check(
-            num_heads >= 1 and channels % num_heads == 0,
-            f"num_heads must be at least 1 and divide channels, got num_heads={num_heads}, channels={channels}.",
-        )
+        check_heads(channels, num_heads)
         layer = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.height = AxisAttention(channels, num_heads, axis=HEIGHT, **layer)
         self.width = AxisAttention(channels, num_heads, axis=WIDTH, **layer)

@@ -18,10 +18,8 @@ Source: Yang, Li, Dai, Yuan and Gao, "Focal Modulation Networks" (2022), arXiv:2
 code and with timm's.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -30,10 +28,8 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
-from attn_flax.mechanisms.layers import DepthwiseConv
+from attn_flax.mechanisms.layers import DepthwiseConv, gelu
 from attn_flax.mechanisms.layout import check_map, promote
-
-gelu = functools.partial(jax.nn.gelu, approximate=False)
 
 
 def focal_modulation_weights(

@@ -28,7 +28,7 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
-from attn_flax.mechanisms.layout import check_map, flatten_positions, promote
+from attn_flax.mechanisms.layout import check_heads, check_map, flatten_positions, promote
 
 
 def self_attention_2d_weights(
@@ -99,11 +99,7 @@ class SelfAttention2D(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        check(channels >= 1, f"channels must be at least 1, got {channels}.")
-        check(
-            num_heads >= 1 and channels % num_heads == 0,
-            f"num_heads must be at least 1 and divide channels, got num_heads={num_heads}, channels={channels}.",
-        )
+        check_heads(channels, num_heads)
         check(scale is None or scale > 0, f"scale must be positive, got {scale}.")
         layer = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.query = nnx.Linear(channels, channels, **layer)

@@ -23,7 +23,6 @@ from the paper's equations; grid and samples compared with PyTorch's affine_grid
 code.
 """
 
-import itertools
 from collections.abc import Callable
 
 import jax
@@ -61,36 +60,6 @@ def stn_grid(
     return jnp.einsum("...ij,hwj->...hwi", theta, homogeneous, precision=jax.lax.Precision.HIGHEST)
 
 
-def bilinear_sample(
-    x: Float[Array, "*b h w c"], grid: Float[Array, "*b p q 2"], *, align_corners: bool = True
-) -> Float[Array, "*b p q c"]:
-    """The map at the positions of a grid, between pixels by bilinear interpolation, zeros outside.
-
-    Args:
-        x: maps.
-        grid: positions (x_s, y_s) in coordinates from -1 to 1.
-        align_corners: what these are, as `stn_grid` says.
-
-    >>> bilinear_sample(jnp.array([[[2.0], [6.0]]]), jnp.array([[[-1.0, 0.0], [0.5, 0.0], [2.0, 0.0]]])).squeeze()
-    Array([2., 5., 3.], dtype=float32)
-    """
-    *batch, h, w, c = x.shape
-    *_, p, q, _ = grid.shape
-    columns, rows = (_pixels(grid[..., i], n, align_corners) for i, n in enumerate((w, h)))
-    left, top = jnp.floor(columns), jnp.floor(rows)
-    pixels = x.reshape(*batch, h * w, c).astype(ops.at_least_float32(x.dtype))
-
-    def corner(down, right):
-        row, column = top + down, left + right
-        weight = (1 - jnp.abs(rows - row)) * (1 - jnp.abs(columns - column))
-        inside = (row >= 0) & (row < h) & (column >= 0) & (column < w)
-        row, column = (jnp.where(inside, at, 0).astype(int) for at in (row, column))
-        met = jnp.take_along_axis(pixels, (row * w + column).reshape(*batch, p * q, 1), -2)
-        return jnp.where(inside, weight, 0)[..., None] * met.reshape(*batch, p, q, c)
-
-    return sum(itertools.starmap(corner, itertools.product((0, 1), repeat=2))).astype(x.dtype)
-
-
 def stn(x: Float[Array, "*b h w c"], localize: Callable, *, align_corners: bool = True) -> Float[Array, "*b h w c"]:
     """The map as large as x that θ = localize(x) takes from it.
 
@@ -99,17 +68,13 @@ def stn(x: Float[Array, "*b h w c"], localize: Callable, *, align_corners: bool 
     Array([4., 2., 1.], dtype=float32)
     """
     grid = stn_grid(localize(x), x.shape[-3:-1], align_corners=align_corners)
-    return bilinear_sample(x, grid, align_corners=align_corners)
+    return ops.bilinear_sample(x, grid, align_corners=align_corners)
 
 
 def _coordinates(n, align_corners):
     if align_corners:
         return jnp.linspace(-1, 1, n) if n > 1 else jnp.zeros(1)
     return (2 * jnp.arange(n) + 1) / n - 1
-
-
-def _pixels(coordinates, n, align_corners):
-    return (coordinates + 1) * (n - 1) / 2 if align_corners else ((coordinates + 1) * n - 1) / 2
 
 
 class SpatialTransformer(nnx.Module):

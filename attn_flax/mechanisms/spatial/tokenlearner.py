@@ -32,7 +32,7 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
-from attn_flax.mechanisms.layers import Perceptron
+from attn_flax.mechanisms.layers import LayerNorm, Perceptron
 from attn_flax.mechanisms.layout import check_map, flatten_positions, promote
 
 Version = Literal["1.0", "1.1"]
@@ -155,7 +155,7 @@ class TokenLearner(nnx.Module):
             check(size >= 1, f"{name} must be at least 1, got {size}.")
         check(version in get_args(Version), f"version must be '1.0' or '1.1', got {version!r}.")
         layer = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.norm = nnx.LayerNorm(channels, epsilon=1e-6, use_fast_variance=False, **layer)
+        self.norm = LayerNorm(channels, **layer)
         if version == "1.0":
             self.score = Convolutions(channels, num_tokens, **layer)
         else:

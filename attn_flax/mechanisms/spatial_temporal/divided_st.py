@@ -29,9 +29,10 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
-from attn_flax.mechanisms.layout import promote
+from attn_flax.mechanisms.layers import LayerNorm
+from attn_flax.mechanisms.layout import check_video, promote
+from attn_flax.mechanisms.self_attention.mhsa import MultiHeadSelfAttention
 from attn_flax.mechanisms.temporal.temporal_mhsa import TemporalSelfAttention
-from attn_flax.mechanisms.video import MultiHead, check_video
 
 
 def divided_st_attention(
@@ -121,11 +122,13 @@ class DividedSpaceTime(nnx.Module):
     ):
         types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.time = TemporalSelfAttention(channels, num_heads=num_heads, qkv_bias=qkv_bias, **types)
-        self.time_norm = nnx.LayerNorm(channels, epsilon=1e-6, use_fast_variance=False, **types)
+        self.time_norm = LayerNorm(channels, **types)
         start = {"kernel_init": nnx.initializers.zeros} if zero_init else {}
         self.time_project = nnx.Linear(channels, channels, **start, **types)
-        self.space = MultiHead(channels, num_heads, qkv_bias=qkv_bias, **types)
-        self.space_norm = nnx.LayerNorm(channels, epsilon=1e-6, use_fast_variance=False, **types)
+        self.space = MultiHeadSelfAttention(
+            channels, num_heads=num_heads, qkv_bias=qkv_bias, num_spatial_dims=1, **types
+        )
+        self.space_norm = LayerNorm(channels, **types)
 
     def attention_map(
         self, x: Float[Array, "*b t h w c"], class_token: Float[Array, "*b c"] | None = None
@@ -140,7 +143,7 @@ class DividedSpaceTime(nnx.Module):
             tokens = _prepend(class_token, tokens)
         return {
             "temporal": self.time.attention_map(self.time_norm(x)),
-            "spatial": self.space.weights(self.space_norm(tokens)),
+            "spatial": self.space.attention_map(self.space_norm(tokens)),
         }
 
     def __call__(
@@ -155,10 +158,10 @@ class DividedSpaceTime(nnx.Module):
     def cost(self, shape: tuple[int, ...]) -> Cost:
         """For an example (t, h, w, c), without a class token."""
         t, h, w, c = shape
-        time, space = self.time.cost(shape), self.space.cost(t, h * w)
+        time, space = self.time.cost(shape), self.space.cost((h, w, c))
         return Cost(
             time.parameters + space.parameters + c * c + c + 4 * c,
-            time.multiply_adds + space.multiply_adds + t * h * w * c * c,
+            time.multiply_adds + t * (space.multiply_adds + h * w * c * c),
         )
 
     def _attend_in_time(self, x):

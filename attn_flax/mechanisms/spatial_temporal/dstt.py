@@ -16,6 +16,7 @@ Source: Liu, Deng, Huang, Shi, Lu, Sun, Wang, Dai and Li, "Decoupled Spatial-Tem
 (2021), arXiv:2104.06637. Confirmed with the authors' code.
 """
 
+import math
 from collections.abc import Callable
 from typing import Literal, get_args
 
@@ -27,8 +28,8 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
-from attn_flax.mechanisms.layout import promote
-from attn_flax.mechanisms.video import MultiHead, check_video
+from attn_flax.mechanisms.layout import check_video, promote
+from attn_flax.mechanisms.self_attention.mhsa import MultiHeadSelfAttention
 
 Mode = Literal["spatial", "temporal"]
 
@@ -96,14 +97,15 @@ class DecoupledSpatialTemporal(nnx.Module):
     ):
         check(mode in get_args(Mode), f"mode must be 'spatial' or 'temporal', got {mode!r}.")
         check(len(zones) == 2 and min(zones) >= 1, f"zones must be two numbers of at least 1, got {zones}.")
-        self.heads = MultiHead(channels, num_heads, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.heads = MultiHeadSelfAttention(channels, num_heads=num_heads, qkv_bias=True, num_spatial_dims=1, **types)
         self.mode = mode
         self.zones = tuple(zones)
 
     def attention_map(self, x: Float[Array, "*b t h w c"]) -> Float[Array, "*b parts k n n"]:
         """The weights among the n tokens of each frame or zone, in row-major order, for each head."""
         x = self._video(x)
-        return dstt_attention_weights(x, self.heads.weights, self._part(x.shape[-4:]))
+        return dstt_attention_weights(x, self.heads.attention_map, self._part(x.shape[-4:]))
 
     def __call__(self, x: Float[Array, "*b t h w c"]) -> Float[Array, "*b t h w c"]:
         """y, in the layout of x."""
@@ -112,10 +114,9 @@ class DecoupledSpatialTemporal(nnx.Module):
 
     def cost(self, shape: tuple[int, ...]) -> Cost:
         """For an example (t, h, w, c)."""
-        t, h, w, _ = shape
-        frames, rows, columns = self._part(shape)
-        n = frames * rows * columns
-        return self.heads.cost(t * h * w // n, n)
+        part = self._part(shape)
+        parameters, multiply_adds = self.heads.cost((*part, shape[-1]))
+        return Cost(parameters, math.prod(shape[:-1]) // math.prod(part) * multiply_adds)
 
     def _part(self, shape):
         t, h, w, _ = shape
@@ -129,5 +130,5 @@ class DecoupledSpatialTemporal(nnx.Module):
         return (t, h // rows, w // columns)
 
     def _video(self, x):
-        check_video(x, self.heads.query.in_features)
-        return promote(x, self.heads.query)
+        check_video(x, self.heads.proj.in_features)
+        return promote(x, self.heads.proj)

@@ -23,9 +23,9 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
-from attn_flax.mechanisms.layout import promote
+from attn_flax.mechanisms.layout import check_video, promote
+from attn_flax.mechanisms.self_attention.mhsa import MultiHeadSelfAttention
 from attn_flax.mechanisms.temporal.temporal_mhsa import temporal_attention, temporal_attention_weights
-from attn_flax.mechanisms.video import MultiHead, check_video
 
 
 def factorised_dot_attention_weights(
@@ -91,7 +91,8 @@ class FactorisedDotProduct(nnx.Module):
         rngs: nnx.Rngs,
     ):
         check(num_heads % 2 == 0, f"num_heads must be even, got {num_heads}.")
-        self.heads = MultiHead(channels, num_heads, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.heads = MultiHeadSelfAttention(channels, num_heads=num_heads, qkv_bias=True, **types)
 
     def attention_map(self, x: Float[Array, "*b t h w c"]) -> dict[str, Float[Array, "..."]]:
         """The weights of half of the heads each: "spatial" (*b, t, k/2, n, n), "temporal" (*b, h, w, k/2, t, t)."""
@@ -105,10 +106,10 @@ class FactorisedDotProduct(nnx.Module):
 
     def cost(self, shape: tuple[int, ...]) -> Cost:
         """For an example (t, h, w, c)."""
-        t, h, w, _ = shape
-        in_space, in_time = self.heads.cost(t, h * w), self.heads.cost(h * w, t)
-        return Cost(in_space.parameters, (in_space.multiply_adds + in_time.multiply_adds) // 2)
+        t, h, w, c = shape
+        in_space, in_time = self.heads.cost((h, w, c)), self.heads.cost((t, c))
+        return Cost(in_space.parameters, (t * in_space.multiply_adds + h * w * in_time.multiply_adds) // 2)
 
     def _video(self, x):
-        check_video(x, self.heads.query.in_features)
-        return promote(x, self.heads.query)
+        check_video(x, self.heads.proj.in_features)
+        return promote(x, self.heads.proj)

@@ -28,8 +28,7 @@ from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
 from attn_flax.mechanisms.layers import BatchNorm
-from attn_flax.mechanisms.layout import promote, reduced
-from attn_flax.mechanisms.video import check_video
+from attn_flax.mechanisms.layout import check_video, promote, reduced
 
 
 def tam_weights(

@@ -22,8 +22,8 @@ from jaxtyping import Array, Float
 
 from attn_flax import ops
 from attn_flax.mechanisms.cost import Cost
-from attn_flax.mechanisms.layout import promote
-from attn_flax.mechanisms.video import MultiHead, check_video
+from attn_flax.mechanisms.layout import check_video, promote
+from attn_flax.mechanisms.self_attention.mhsa import MultiHeadSelfAttention
 
 
 def temporal_attention_weights(
@@ -78,7 +78,8 @@ class TemporalSelfAttention(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        self.heads = MultiHead(channels, num_heads, qkv_bias=qkv_bias, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.heads = MultiHeadSelfAttention(channels, num_heads=num_heads, qkv_bias=qkv_bias, **types)
 
     def attention_map(self, x: Float[Array, "*b t h w c"]) -> Float[Array, "*b h w k t t"]:
         """α of each position and head: frame t's weights for all frames."""
@@ -91,9 +92,10 @@ class TemporalSelfAttention(nnx.Module):
 
     def cost(self, shape: tuple[int, ...]) -> Cost:
         """For an example (t, h, w, c)."""
-        t, h, w, _ = shape
-        return self.heads.cost(h * w, t)
+        t, h, w, c = shape
+        parameters, multiply_adds = self.heads.cost((t, c))
+        return Cost(parameters, h * w * multiply_adds)
 
     def _video(self, x):
-        check_video(x, self.heads.query.in_features)
-        return promote(x, self.heads.query)
+        check_video(x, self.heads.proj.in_features)
+        return promote(x, self.heads.proj)

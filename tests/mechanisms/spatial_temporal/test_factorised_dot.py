@@ -31,7 +31,7 @@ def halves(x, p, *, of_space=(0, 1), of_time=(2, 3), **kinds):
 
 
 def oracle(x, p, **kinds):
-    return naive.linear(np.concatenate(halves(x, p, **kinds), -1), p, "heads.project")
+    return naive.linear(np.concatenate(halves(x, p, **kinds), -1), p, "heads.proj")
 
 
 def weights(x, p):
@@ -50,19 +50,19 @@ def test_it_is_the_paper():
 def every_other_head(x, p):
     in_space, in_time = halves(x, p, of_space=(0, 2), of_time=(1, 3))
     pairs = [part[..., i : i + 2] for i in (0, 2) for part in (in_space, in_time)]
-    return naive.linear(np.concatenate(pairs, -1), p, "heads.project")
+    return naive.linear(np.concatenate(pairs, -1), p, "heads.proj")
 
 
 def axes_swapped(x, p):
     in_space, in_time = halves(x, p, of_space=(2, 3), of_time=(0, 1))
-    return naive.linear(np.concatenate([in_time, in_space], -1), p, "heads.project")
+    return naive.linear(np.concatenate([in_time, in_space], -1), p, "heads.proj")
 
 
 MUTANTS = {
     "all tokens": lambda x, p: naive.attend(x.reshape(-1, 8), p, HEADS).reshape(x.shape),
-    "the halves added": lambda x, p: naive.linear(np.tile(sum(halves(x, p)), 2), p, "heads.project"),
+    "the halves added": lambda x, p: naive.linear(np.tile(sum(halves(x, p)), 2), p, "heads.proj"),
     "the halves joined in the other order": lambda x, p: naive.linear(
-        np.concatenate(halves(x, p)[::-1], -1), p, "heads.project"
+        np.concatenate(halves(x, p)[::-1], -1), p, "heads.proj"
     ),
     "heads by turns": every_other_head,
     "time first": axes_swapped,
@@ -80,7 +80,9 @@ def test_usual_mistakes_differ(mutant):
 def test_the_authors_order_of_heads_is_a_permutation_of_the_features():
     def permuted(x, p):
         swap = np.r_[4:8, 0:4]
-        columns = {name: p[name][..., swap] for name in p if not name.startswith("heads.project")}
-        return axes_swapped(x, {**p, **columns, "heads.project.kernel": p["heads.project.kernel"][swap]})
+        columns = {
+            name: p[name][..., np.r_[swap, 8 + swap, 16 + swap]] for name in p if not name.startswith("heads.proj")
+        }
+        return axes_swapped(x, {**p, **columns, "heads.proj.kernel": p["heads.proj.kernel"][swap]})
 
     against_oracle.assert_equal(CREATE, permuted, SHAPE, gradient=False)

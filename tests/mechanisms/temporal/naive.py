@@ -29,7 +29,7 @@ def slices(c, heads):
 
 def weights(x, p, heads, name="heads", *, scale=None, heads_used=None, normalize=softmax):
     """(k, n, n): softmax(q kᵀ / √d) of each head among the tokens x (n, c)."""
-    q, k = linear(x, p, f"{name}.query"), linear(x, p, f"{name}.key")
+    q, k, _ = np.split(linear(x, p, f"{name}.qkv"), 3, -1)
     of_head = slices(x.shape[1], heads)
     scale = (x.shape[1] // heads) ** -0.5 if scale is None else scale
     return np.array([normalize(scale * q[:, of_head[j]] @ k[:, of_head[j]].T) for j in heads_used or range(heads)])
@@ -37,11 +37,11 @@ def weights(x, p, heads, name="heads", *, scale=None, heads_used=None, normalize
 
 def joined(x, p, heads, name="heads", *, heads_used=None, **kinds):
     """[Σ α v] of the heads used, before W_O."""
-    v, of_head = linear(x, p, f"{name}.value"), slices(x.shape[1], heads)
+    v, of_head = np.split(linear(x, p, f"{name}.qkv"), 3, -1)[2], slices(x.shape[1], heads)
     alpha = weights(x, p, heads, name, heads_used=heads_used, **kinds)
     return np.concatenate([a @ v[:, of_head[j]] for a, j in zip(alpha, heads_used or range(heads), strict=True)], -1)
 
 
 def attend(x, p, heads, name="heads", **kinds):
     """W_O [Σ α v] + b_O of all heads."""
-    return linear(joined(x, p, heads, name, **kinds), p, f"{name}.project")
+    return linear(joined(x, p, heads, name, **kinds), p, f"{name}.proj")

@@ -1,0 +1,1 @@
+"""Self-attention: every token asks all others."""

@@ -15,12 +15,17 @@ import pytest
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compiled_programs(tmp_path_factory):
-    """Keeps compiled programs in a folder of their own, also those of subprocesses, not in the user's."""
-    folder = str(tmp_path_factory.mktemp("compiled"))
+def compiled_programs(pytestconfig):
+    """Keeps every compiled program in pytest's cache, for the other workers, the subprocesses and the next session."""
+    settings = {
+        "jax_compilation_cache_dir": str(pytestconfig.cache.mkdir("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
-        jax.config.update("jax_compilation_cache_dir", folder)
+        for name, value in settings.items():
+            patch.setenv(name.upper(), str(value))
+            jax.config.update(name, value)
         yield
 
 

@@ -5,14 +5,18 @@ import json
 import shutil
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
 
+import attn_flax
 from attn_flax import runs
 from attn_flax.checks import InputError
 from attn_flax.data.embedded import scenes, videos
+from attn_flax.tasks import gan
 from attn_flax.training import Checkpoints
 from experiments import detection, evaluate, generation, predict, segmentation, video
 from tests.pictures import write_image_folder
@@ -27,6 +31,13 @@ EXPERIMENTS = {
         ["--model.arguments", "generator_features=(8,8)", "discriminator_features=(8,)", "latent_features=4"],
     ),
     "vae": (generation, ["--model.kind", "vae", "--model.arguments", "features=(8,)", "latent_features=4"]),
+}
+PICTURES = {
+    "detection": {"attention_maps.png", "boxes.png"},
+    "segmentation": {"attention_maps.png", "masks.png", "confusion_matrix.png"},
+    "video": {"attention_over_time.png"},
+    "gan": {"attention_maps.png", "samples.png"},
+    "vae": {"attention_maps.png", "interpolations.png", "reconstructions.png", "samples.png"},
 }
 EVERY = 2
 
@@ -72,6 +83,10 @@ def quiet():
     return Console(file=io.StringIO(), width=200)
 
 
+def shows_something(picture):
+    return np.asarray(Image.open(picture).convert("L")).std() > 5
+
+
 def curve(path):
     lines = map(json.loads, (path / "metrics.jsonl").read_text().splitlines())
     return [{name: value for name, value in line.items() if name != "examples_per_second"} for line in lines]
@@ -106,10 +121,9 @@ def test_a_run_is_evaluated_anew_and_leaves_pictures(trained, task):
     assert result == json.loads((path / "result.json").read_text())
     again = evaluate.main(evaluate.Config(run=path, batch_size=8), quiet())
     assert {name: again[name] for name in result["test"]} == pytest.approx(result["test"], rel=1e-3, abs=1e-4)
-    pictures = list(path.glob("*.png"))
-    assert {"learning_curves.png"} < {picture.name for picture in pictures}
-    for picture in pictures:
-        assert np.asarray(Image.open(picture).convert("L")).std() > 5
+    assert {picture.name for picture in path.glob("*.png")} == {"learning_curves.png"} | PICTURES[task]
+    for picture in path.glob("*.png"):
+        assert shows_something(picture)
 
 
 @pytest.mark.full
@@ -120,11 +134,28 @@ def test_a_run_predicts_images_of_its_user(trained, tmp_path, task):
     Image.fromarray(photograph).save(tmp_path / "mine.png")
     config = predict.Config(run=path, names=(str(tmp_path / "mine.png"),), out=tmp_path / "out")
     (prediction,) = predict.main(config, quiet())
-    assert np.asarray(Image.open(prediction["picture"]).convert("L")).std() > 5
+    assert shows_something(prediction["picture"])
     if task == "segmentation":
         assert sum(share for _, share in prediction["classes"]) == pytest.approx(1)
     else:
         assert all(len(one["box"]) == 4 for one in prediction["objects"])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("task", ["gan", "vae"])
+def test_a_run_makes_images(trained, tmp_path, task):
+    path, result = trained(task)
+    predictions = predict.main(predict.Config(run=path, out=tmp_path / "out"), quiet())
+    assert predictions
+    assert all(shows_something(prediction["picture"]) for prediction in predictions)
+    test = result["test"]
+    if task == "gan":
+        judge = json.loads((path / "judge" / "result.json").read_text())
+        assert test["judge_accuracy"] == pytest.approx(judge["test"]["accuracy"])
+        images = gan.sample(attn_flax.load_run(path), jax.random.key(0), jnp.array([0, 1]))
+        assert images.shape == (2, 8, 8, 1)
+    else:
+        assert test["bits_per_dim"] == pytest.approx(test["distortion"] + test["rate"])
 
 
 def test_detection_asks_for_pycocotools_before_it_trains(few_records, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from attn_flax.tasks import Gan
 from attn_flax.tasks.gan import discriminator_loss, generator_loss, sample
 from attn_flax.tasks.pixels import normal_for_images
 from attn_flax.training import Learning, NonFiniteError, Tally, leaf_names, parallelize
-from attn_flax.training.parallel import AXIS
+from tests.replicas import trained_in_replicas
 
 RNG = np.random.default_rng(0)
 CLASSES, LATENTS, SHAPE = 3, 4, (4, 2, 2)
@@ -351,15 +351,8 @@ def test_a_mesh_agrees_with_one_device(how):
 
 
 def test_pmap_agrees_with_vmap_of_the_same_step():
-    task = normed()
-    step = jax.jit(jax.vmap(lambda s, b: task.update(s, b, axis=AXIS), in_axes=(None, 0), axis_name=AXIS))
-    state, metrics = task.init(jax.random.key(1)), None
-    for seed in range(STEPS):
-        states, metrics = step(state, jax.tree.map(lambda x: x.reshape(8, -1, *x.shape[1:]), images_of(seed)))
-        for leaf in jax.tree.leaves((states.params, states.model_state, states.ema)):
-            np.testing.assert_allclose(leaf, np.broadcast_to(leaf[:1], leaf.shape), atol=1e-6)
-        state = jax.tree.map(lambda x: x[0], states)
-    assert_equal((state, jax.tree.map(lambda x: x[0], metrics)), trained("pmap", 8))
+    state, metrics = trained_in_replicas(normed(), map(images_of, range(STEPS)), key=jax.random.key(1))
+    assert_equal((state, metrics[-1]), trained("pmap", 8))
 
 
 @pytest.mark.parametrize("how", ["jit", "pmap"])

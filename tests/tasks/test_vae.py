@@ -19,6 +19,7 @@ from attn_flax.tasks.vae import (
     sample,
 )
 from attn_flax.training import Learning, parallelize
+from tests.replicas import trained_in_replicas
 
 RNG = np.random.default_rng(0)
 MEAN, STD = (0.4, 0.2), (0.3, 0.6)
@@ -205,6 +206,38 @@ def test_pictures_are_the_locations():
     key = jax.random.key(7)
     z = jax.random.normal(key, (6, LATENTS))
     np.testing.assert_allclose(sample(model, key, 6), pixels(np.float64(z)), atol=1e-5)
+
+
+STEPS = 5
+
+
+def images_of(step):
+    image = np.random.default_rng(step).normal(size=(16, 5, 3, 2))
+    return {"image": jnp.asarray(image, jnp.float32)}
+
+
+def trained(how, devices):
+    task = vae(Linear(rngs=nnx.Rngs(0)), levels=17)
+    runner = parallelize(task, how, jax.devices()[:devices])
+    state, metrics = runner.place(task.init(jax.random.key(1))), []
+    for step in range(STEPS):
+        state, seen = runner.update(state, runner.put(images_of(step)))
+        metrics.append(runner.fetch(seen))
+    return runner.fetch(state), metrics
+
+
+def assert_equal(one, other):
+    for a, b in zip(*(jax.tree.leaves((state.params, metrics)) for state, metrics in (one, other)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_a_mesh_agrees_with_one_device():
+    assert_equal(trained("jit", 8), trained("jit", 1))
+
+
+def test_pmap_agrees_with_vmap_of_the_same_step():
+    task = vae(Linear(rngs=nnx.Rngs(0)), levels=17)
+    assert_equal(trained_in_replicas(task, map(images_of, range(STEPS)), key=jax.random.key(1)), trained("pmap", 8))
 
 
 @pytest.mark.parametrize("how", ["jit", "pmap"])

@@ -15,8 +15,8 @@ from attn_flax.checks import InputError
 from attn_flax.tasks import Classification
 from attn_flax.training import Checkpoints, Learning, leaf_names, parallelize
 from attn_flax.training.leaves import is_key
-from attn_flax.training.parallel import AXIS
 from tests.processes import in_two_processes
+from tests.replicas import trained_in_replicas
 from tests.training.networks import SmallNet, WideNet, random_batches
 
 STEPS = 20
@@ -145,16 +145,10 @@ def test_pmap_agrees_with_one_device_dropout_off(devices, dtype):
 
 
 def test_pmap_agrees_with_vmap_of_the_same_step_dropout_on(dtype):
-    a_task = task(dtype, 0.3)
-    step = jax.jit(jax.vmap(lambda s, b: a_task.update(s, b, axis=AXIS), in_axes=(None, 0), axis_name=AXIS))
-    state, losses = a_task.init(jax.random.key(3)), []
-    for batch in random_batches(STEPS, BATCH, dtype=dtype):
-        states, metrics = step(state, jax.tree.map(lambda x: x.reshape(8, -1, *x.shape[1:]), batch))
-        for leaf in jax.tree.leaves((states.params, states.model_state)):
-            np.testing.assert_allclose(leaf, np.broadcast_to(leaf[:1], leaf.shape), atol=1e-12)
-        state = jax.tree.map(lambda x: x[0], states)
-        losses.append(metrics["loss"][0])
-    assert_equal_runs((state, np.array(losses)), trained("pmap", 8, dtype, 0.3), dtype)
+    batches = random_batches(STEPS, BATCH, dtype=dtype)
+    state, metrics = trained_in_replicas(task(dtype, 0.3), batches, key=jax.random.key(3), atol=1e-12)
+    losses = np.array([seen["loss"] for seen in metrics])
+    assert_equal_runs((state, losses), trained("pmap", 8, dtype, 0.3), dtype)
 
 
 def test_pmap_devices_draw_different_dropout_masks():

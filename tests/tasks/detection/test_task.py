@@ -12,7 +12,7 @@ from flax import nnx
 from attn_flax.checks import InputError
 from attn_flax.tasks import Detection
 from attn_flax.training import Learning, parallelize
-from attn_flax.training.parallel import AXIS
+from tests.replicas import trained_in_replicas
 from tests.tasks.detection import naive
 
 CLASSES, QUERIES, MOST, LAYERS, GROUPS = 5, 9, 4, 2, 3
@@ -208,11 +208,7 @@ def test_pmap_agrees_with_vmap_of_the_same_step_with_denoising():
     with jax.enable_x64():
         learning = Learning(optax.sgd(0.1, momentum=0.9))
         task = Detection(Linear(dtype="float64", rngs=nnx.Rngs(1)), learning, denoising=GROUPS)
-        step = jax.jit(jax.vmap(lambda s, b: task.update(s, b, axis=AXIS), in_axes=(None, 0), axis_name=AXIS))
-        state = task.init(jax.random.key(3))
-        for batch in batches("float64"):
-            states, _ = step(state, jax.tree.map(lambda x: x.reshape(8, -1, *x.shape[1:]), batch))
-            state = jax.tree.map(lambda x: x[0], states)
+        state, _ = trained_in_replicas(task, batches("float64"), key=jax.random.key(3))
     assert_equal(jax.device_get(state.params), trained("pmap", 8, CLASSES, GROUPS)[0])
 
 

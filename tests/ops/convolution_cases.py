@@ -19,6 +19,8 @@ CASES = {
     "strided and dilated": ((11, 9), (3, 4), (2, 3), (2, 2), "SAME"),
     "padded by hand": ((7, 5), (3, 2), None, None, ((3, 0), (1, 4))),
     "cropped": ((9, 8), (3, 2), (2, 1), None, ((-2, 1), (1, -3))),
+    "odd zeros before": ((7, 5), (2, 4), None, None, "SAME_LOWER"),
+    "in small letters": ((7, 5), (2, 4), None, None, "same"),
     "sequence": ((11,), (4,), None, None, "SAME"),
     "strided sequence": ((11,), (3,), (2,), (2,), "SAME"),
     "volume": ((4, 7, 5), (3, 2, 3), None, None, "SAME"),
@@ -29,13 +31,13 @@ CASES = {
 def pads(size, window, strides, dilation, padding):
     if padding == "VALID":
         return [(0, 0)] * len(size)
-    if padding != "SAME":
+    if not isinstance(padding, str):
         return padding
     total = [
         max((-(-s // t) - 1) * t + (k - 1) * d + 1 - s, 0)
         for s, k, t, d in zip(size, window, strides, dilation, strict=True)
     ]
-    return [(p // 2, p - p // 2) for p in total]
+    return [(p - p // 2, p // 2) if padding == "SAME_LOWER" else (p // 2, p - p // 2) for p in total]
 
 
 def meetings(size, window, strides, dilation, padding):

@@ -114,8 +114,12 @@ def _command(layout, epochs, folder, port, index):
 
 
 def _start(command, layout):
-    flags = f"--xla_force_host_platform_device_count={layout.devices // layout.processes}"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    devices = layout.devices // layout.processes
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "NPROC": str(2 * devices),  # with one thread for each, XLA of jax 0.10 can wait for ever in a collective
+    }
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

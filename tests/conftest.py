@@ -6,8 +6,10 @@ import os
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8"
-    + " --xla_cpu_collective_call_terminate_timeout_seconds=600"  # by default XLA aborts after 40, on a loaded machine
+    + " --xla_cpu_collective_call_terminate_timeout_seconds=600"  # by default 40, too few on a loaded machine
 )
+# With one thread for each device, XLA of jax 0.10 can wait for ever in a collective.
+os.environ.setdefault("NPROC", "16")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax

@@ -35,7 +35,7 @@ EXPERIMENTS = {
 PICTURES = {
     "detection": {"attention_maps.png", "boxes.png"},
     "segmentation": {"attention_maps.png", "masks.png", "confusion_matrix.png"},
-    "video": {"attention_over_time.png"},
+    "video": {"confusion_matrix_digit.png", "confusion_matrix_direction.png", *(f"strip_{i}.png" for i in range(3))},
     "gan": {"attention_maps.png", "samples.png"},
     "vae": {"attention_maps.png", "interpolations.png", "reconstructions.png", "samples.png"},
 }

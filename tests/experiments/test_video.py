@@ -15,12 +15,6 @@ from experiments import predict
 from experiments.video import PRESETS, main
 
 SMALL = ["embed_dim=8", "num_heads=2", "depth=1", "patch_size=8"]
-PICTURES = {
-    "confusion_matrix_digit.png",
-    "confusion_matrix_direction.png",
-    "learning_curves.png",
-    *(f"strip_{index}.png" for index in range(3)),
-}
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +36,6 @@ def test_a_run_leaves_everything_behind(trained):
     assert result == json.loads((run / "result.json").read_text())
     assert json.loads((run / "classes.json").read_text())["direction"][:2] == ["right", "down right"]
     assert f"direction_accuracy {result['test']['direction_accuracy']:.4f}" in shown
-    assert {path.name for path in run.glob("*.png")} == PICTURES
-    for name in PICTURES:
-        assert np.asarray(Image.open(run / name).convert("L")).std() > 10
 
 
 @pytest.mark.full

@@ -119,5 +119,6 @@ def _draw_legend(figure, masks, class_names, colors):
     handles = [Patch(facecolor=colors[k], edgecolor="gray", label=class_names[k]) for k in there if k >= 0]
     if there[0] < 0:
         handles.append(Patch(facecolor=IGNORED, edgecolor="gray", label="ignored"))
-    columns = min(len(handles), 2 * (1 + len(masks)))
+    widest = 0.4 + 0.07 * max(len(handle.get_label()) for handle in handles)  # inches, about
+    columns = min(len(handles), max(1, int(figure.get_figwidth() / widest)))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=7, frameon=False)

@@ -1,5 +1,6 @@
 """Masks in colours: what their figures hold, and that the PNG shows it."""
 
+import io
 import itertools
 
 import numpy as np
@@ -43,6 +44,19 @@ def test_the_legend_has_the_classes_that_are_there():
 
     assert legend(TRUTH) == ["background", "cat", "dog", "ignored"]
     assert legend(TRUTH.clip(0, 0), TRUTH.clip(2, 2)) == ["background", "dog"]
+
+
+@pytest.mark.parametrize("sets", [1, 2])
+def test_the_legend_of_many_long_names_is_inside_the_picture(sets):
+    names = [f"pavement {i}" for i in range(13)]
+    mask = np.arange(13).reshape(1, 13, 1)
+    figure = masks_figure(random(1, 13, 1, 3), dict.fromkeys(["truth", "prediction"][:sets], mask), names)
+    figure.savefig(io.BytesIO())
+    left, bottom, right, top = figure.legends[0].get_window_extent().extents
+    assert left >= 0
+    assert bottom >= 0
+    assert right <= figure.bbox.width
+    assert top <= figure.bbox.height
 
 
 def test_colours_differ_and_background_is_black():

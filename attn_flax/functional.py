@@ -100,7 +100,12 @@ from attn_flax.mechanisms.self_attention.single_head import single_head, single_
 from attn_flax.mechanisms.self_attention.sra import sra, sra_weights
 from attn_flax.mechanisms.self_attention.swin import swin, swin_weights
 from attn_flax.mechanisms.self_attention.swinv2 import continuous_position_table, swinv2, swinv2_weights
-from attn_flax.mechanisms.self_attention.talking_heads import talking_heads, talking_heads_weights
+from attn_flax.mechanisms.self_attention.talking_heads import (
+    attend_by_heads,
+    mix_heads,
+    talking_heads,
+    talking_heads_weights,
+)
 from attn_flax.mechanisms.self_attention.xca import xca, xca_weights
 from attn_flax.mechanisms.spatial.aa_conv import aa_conv, aa_conv_attention, aa_conv_attention_weights
 from attn_flax.mechanisms.spatial.attention_gate import attention_gate, attention_gate_weights
@@ -164,6 +169,7 @@ __all__ = [
     "article_gate_weights",
     "article_sum_attention",
     "article_weights",
+    "attend_by_heads",
     "attention_gate",
     "attention_gate_weights",
     "attention_pool",
@@ -291,6 +297,7 @@ __all__ = [
     "matrix_sqrt",
     "mhsa",
     "mhsa_weights",
+    "mix_heads",
     "mixed_pooling",
     "mixed_pooling_context",
     "nearest_odd",

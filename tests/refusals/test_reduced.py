@@ -66,5 +66,6 @@ def test_maps_smaller_than_a_square(method):
 
 def test_a_map_that_does_not_fit():
     module = SINGLE(8, rngs=nnx.Rngs(0))
+    module.eval()
     with pytest.raises(InputError, match=r"would need 9\.4 GiB per example"):
         jax.eval_shape(module.attention_map, jax.ShapeDtypeStruct((224, 224, 8), "float32"))

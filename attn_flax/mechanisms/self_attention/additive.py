@@ -34,13 +34,6 @@ from attn_flax.mechanisms.layout import check_channels, flatten_positions, promo
 SMALLEST_NORM = 1e-12
 
 
-def unit(x: Float[Array, "*s d"]) -> Float[Array, "*s d"]:
-    """x / max(‖x‖, 1e-12) along the last axis, the norm in float32 or wider; its derivative at zero is finite."""
-    wide = x.astype(ops.at_least_float32(x.dtype))
-    squares = jnp.square(wide).sum(-1, keepdims=True)
-    return (wide * jax.lax.rsqrt(jnp.maximum(squares, SMALLEST_NORM**2))).astype(x.dtype)
-
-
 def additive_attention_weights(
     x: Float[Array, "*b n c"], to_query: Callable, w: Float[Array, " d"]
 ) -> Float[Array, "*b n"]:
@@ -51,7 +44,7 @@ def additive_attention_weights(
         to_query: x -> W_Q x + b_Q, any callable from (*b, n, c) to (*b, n, d).
         w: what tokens are weighed by.
     """
-    return unit(unit(to_query(x)) @ w)
+    return _weights(_unit(to_query(x)), w)
 
 
 def additive_attention(
@@ -70,10 +63,21 @@ def additive_attention(
     Array([[ 3.],
            [-3.]], dtype=float32)
     """
-    q, k = unit(to_query(x)), unit(to_key(x))
-    a = additive_attention_weights(x, to_query, w)
-    g = ops.attend(a[..., None, :], q)
+    q, k = _unit(to_query(x)), _unit(to_key(x))
+    g = ops.attend(_weights(q, w)[..., None, :], q)
     return finish(project(g * k) + q)
+
+
+def _unit(x: Float[Array, "*s d"]) -> Float[Array, "*s d"]:
+    """x / max(‖x‖, 1e-12) along the last axis, the norm in float32 or wider; its derivative at zero is finite."""
+    wide = x.astype(ops.at_least_float32(x.dtype))
+    squares = jnp.square(wide).sum(-1, keepdims=True)
+    return (wide * jax.lax.rsqrt(jnp.maximum(squares, SMALLEST_NORM**2))).astype(x.dtype)
+
+
+def _weights(q, w):
+    """unit(q w), over the tokens."""
+    return _unit(q @ w)
 
 
 class EfficientAdditiveAttention(nnx.Module):

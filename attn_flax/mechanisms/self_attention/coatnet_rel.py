@@ -27,8 +27,8 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
-from attn_flax.mechanisms.layout import check_map, flatten_positions, join_heads, promote
-from attn_flax.mechanisms.self_attention.swin import count_heads, create_table
+from attn_flax.mechanisms.layout import check_map, count_heads, flatten_positions, join_heads, promote
+from attn_flax.mechanisms.windows import create_table
 
 
 def coatnet_rel_weights(

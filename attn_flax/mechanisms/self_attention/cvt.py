@@ -30,7 +30,7 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
-from attn_flax.mechanisms.layers import BatchNorm, DepthwiseConv
+from attn_flax.mechanisms.layers import BatchNorm, DepthwiseConv, depthwise_at_stride
 from attn_flax.mechanisms.layout import check_heads, check_map, flatten_positions, join_heads, promote, split_heads
 
 
@@ -69,19 +69,6 @@ def cvt(
     q, k, v = (_heads(ask(x), num_heads) for ask in (query, key, value))
     o = join_heads(ops.dot_product_attention(q, k, v, scale=_scale(q)))
     return project(o.reshape(*x.shape[:-1], -1))
-
-
-def depthwise_at_stride(x: Float[Array, "*b h w c"], conv: DepthwiseConv, stride: int) -> Float[Array, "*b p q c"]:
-    """The convolution at every s-th row and column from the first on, with zeros around the map; p = ⌈h/s⌉.
-
-    Args:
-        x: maps.
-        conv: with a window of odd sizes.
-        stride: s.
-    """
-    padding = [(size // 2, size // 2) for size in conv.kernel.shape[:-1]]
-    y = ops.depthwise_conv(x, conv.kernel[...].astype(x.dtype), strides=(stride, stride), padding=padding)
-    return y if conv.bias is None else y + conv.bias[...].astype(x.dtype)
 
 
 def _heads(features, num_heads):

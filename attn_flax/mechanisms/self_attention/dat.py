@@ -35,9 +35,8 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
-from attn_flax.mechanisms.layers import DepthwiseConv, LayerNorm, gelu
+from attn_flax.mechanisms.layers import DepthwiseConv, LayerNorm, depthwise_at_stride, gelu
 from attn_flax.mechanisms.layout import check_heads, check_map, flatten_positions, join_heads, promote, split_heads
-from attn_flax.mechanisms.self_attention.cvt import depthwise_at_stride
 
 TABLE_DEVIATION = 0.01
 

@@ -32,9 +32,9 @@ from jaxtyping import Array, Bool, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
-from attn_flax.mechanisms.layout import check_map, join_heads, promote, split_heads
+from attn_flax.mechanisms.layout import check_map, count_heads, join_heads, promote, split_heads
 from attn_flax.mechanisms.self_attention.sra import SpatialReductionAttention
-from attn_flax.mechanisms.self_attention.swin import count_heads, cut_windows, join_windows, padded_size
+from attn_flax.mechanisms.windows import cut_windows, join_windows, padded_size
 
 
 def lsa_weights(

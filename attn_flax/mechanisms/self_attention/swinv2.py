@@ -32,11 +32,10 @@ from jaxtyping import Array, Float
 
 from attn_flax import ops
 from attn_flax.mechanisms.cost import Cost
-from attn_flax.mechanisms.layout import check_map, join_heads, promote, split_heads
-from attn_flax.mechanisms.self_attention.swin import (
+from attn_flax.mechanisms.layout import check_map, count_heads, join_heads, promote, split_heads
+from attn_flax.mechanisms.windows import (
     bias_and_mask,
     checked_shift,
-    count_heads,
     cut_windows,
     join_windows,
     padded_size,

@@ -68,10 +68,11 @@ def _their_name(path, renamed):
 
 
 def images(*shape):
-    """Random images for us, and for timm."""
+    """Random images of different contrast for us, and for timm."""
     import torch
 
     x = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    x *= 4 ** np.arange(len(x), dtype=np.float32)[:, None, None, None]
     return jnp.asarray(x), torch.from_numpy(np.moveaxis(x, -1, 1).copy())
 
 

@@ -26,6 +26,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from attn_flax.checks import check
+from attn_flax.mechanisms.branch.sk import sk, sk_weights
 from attn_flax.mechanisms.cost import Cost
 from attn_flax.mechanisms.layout import check_map, promote
 from attn_flax.models import resnet
@@ -77,6 +78,14 @@ class SelectiveConv(SelectiveKernel):
         self.convs = nnx.List([like(own) for own in self.convs])
         self.in_channels = in_channels
         self.stride = stride
+
+    def attention_map(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b m d"]:
+        """a, for each channel of y a weight of each branch."""
+        return sk_weights(self._branches(x), self._select)
+
+    def __call__(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b p q d"]:
+        """y."""
+        return sk(self._branches(x), self._select)
 
     def cost(self, shape: tuple[int, ...]) -> Cost:
         """For an example (h, w, in_channels)."""

@@ -54,7 +54,8 @@ def keys_before_values(x, p):
 
 def softmax_of_seen(scores, seen):
     exponentials = np.where(seen, np.exp(scores - scores.max()), 0)
-    return exponentials / exponentials.sum()
+    total = exponentials.sum()
+    return exponentials / total if total else exponentials
 
 
 def softmax_of_unseen(scores, seen):

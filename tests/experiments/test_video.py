@@ -36,6 +36,8 @@ def test_a_run_leaves_everything_behind(trained):
     assert result == json.loads((run / "result.json").read_text())
     assert json.loads((run / "classes.json").read_text())["direction"][:2] == ["right", "down right"]
     assert f"direction_accuracy {result['test']['direction_accuracy']:.4f}" in shown
+    for picture in run.glob("*.png"):
+        assert np.asarray(Image.open(picture).convert("L")).std() > 10
 
 
 @pytest.mark.full

@@ -57,8 +57,56 @@ from attn_flax.mechanisms.channel_spatial.strip_pooling import (
     strip_pooling_weights,
 )
 from attn_flax.mechanisms.channel_spatial.triplet import triplet, triplet_weights, z_pool
+from attn_flax.mechanisms.self_attention.additive import additive_attention, additive_attention_weights
+from attn_flax.mechanisms.self_attention.aft import aft, aft_biased_sum, aft_convolved_sum, aft_sum, aft_weights
 from attn_flax.mechanisms.self_attention.attention_pool import attention_pool, attention_pool_weights
+from attn_flax.mechanisms.self_attention.bottleneck import bottleneck, bottleneck_weights
+from attn_flax.mechanisms.self_attention.cascaded_group import cascaded_group, cascaded_group_weights, distance_bias
+from attn_flax.mechanisms.self_attention.class_attention import class_attention, class_attention_weights
+from attn_flax.mechanisms.self_attention.coatnet_rel import coatnet_rel, coatnet_rel_weights
+from attn_flax.mechanisms.self_attention.cvt import cvt, cvt_weights
+from attn_flax.mechanisms.self_attention.dat import dat, dat_bias, dat_positions, dat_sample, dat_weights
+from attn_flax.mechanisms.self_attention.deepvit_reattention import deepvit_reattention, deepvit_reattention_weights
+from attn_flax.mechanisms.self_attention.diff_attention import diff_attention, diff_attention_weights
+from attn_flax.mechanisms.self_attention.eva_rope import eva_rope, eva_rope_weights
+from attn_flax.mechanisms.self_attention.gpsa import gpsa, gpsa_weights, position_weights
+from attn_flax.mechanisms.self_attention.grid_attention import grid_attention, grid_attention_weights
+from attn_flax.mechanisms.self_attention.halo import halo, halo_weights
+from attn_flax.mechanisms.self_attention.lambda_layer import (
+    lambda_layer,
+    lambda_layer_weights,
+    local_lambdas,
+    relative_lambdas,
+)
+from attn_flax.mechanisms.self_attention.linear_attention import (
+    linear_self_attention,
+    linear_self_attention_weights,
+    similarity_weights,
+)
+from attn_flax.mechanisms.self_attention.lsa_gsa import lsa, lsa_weights
 from attn_flax.mechanisms.self_attention.mhsa import mhsa, mhsa_weights
+from attn_flax.mechanisms.self_attention.neighborhood import neighborhood, neighborhood_weights
+from attn_flax.mechanisms.self_attention.outlook import outlook, outlook_weights
+from attn_flax.mechanisms.self_attention.performer import (
+    orthogonal_features,
+    performer,
+    performer_features,
+    performer_weights,
+    positive_features_log,
+)
+from attn_flax.mechanisms.self_attention.relu_linear import relu_linear_attention, relu_linear_weights
+from attn_flax.mechanisms.self_attention.separable_mobilevit import separable_attention, separable_attention_weights
+from attn_flax.mechanisms.self_attention.single_head import single_head, single_head_weights
+from attn_flax.mechanisms.self_attention.sra import sra, sra_weights
+from attn_flax.mechanisms.self_attention.swin import swin, swin_weights
+from attn_flax.mechanisms.self_attention.swinv2 import continuous_position_table, swinv2, swinv2_weights
+from attn_flax.mechanisms.self_attention.talking_heads import (
+    attend_by_heads,
+    mix_heads,
+    talking_heads,
+    talking_heads_weights,
+)
+from attn_flax.mechanisms.self_attention.xca import xca, xca_weights
 from attn_flax.mechanisms.spatial.aa_conv import aa_conv, aa_conv_attention, aa_conv_attention_weights
 from attn_flax.mechanisms.spatial.attention_gate import attention_gate, attention_gate_weights
 from attn_flax.mechanisms.spatial.axial import axial_attention, axial_attention_weights
@@ -109,11 +157,19 @@ __all__ = [
     "acmix_attention",
     "acmix_attention_weights",
     "acmix_convolution",
+    "additive_attention",
+    "additive_attention_weights",
+    "aft",
+    "aft_biased_sum",
+    "aft_convolved_sum",
+    "aft_sum",
+    "aft_weights",
     "article_attention",
     "article_gate",
     "article_gate_weights",
     "article_sum_attention",
     "article_weights",
+    "attend_by_heads",
     "attention_gate",
     "attention_gate_weights",
     "attention_pool",
@@ -125,27 +181,48 @@ __all__ = [
     "bat",
     "bat_weights",
     "block_average",
+    "bottleneck",
+    "bottleneck_weights",
+    "cascaded_group",
+    "cascaded_group_weights",
     "cbam",
     "cbam_channel_weights",
     "cbam_spatial_weights",
     "channel_group_attention",
     "channel_group_attention_weights",
     "check_experts",
+    "class_attention",
+    "class_attention_weights",
+    "coatnet_rel",
+    "coatnet_rel_weights",
     "condconv",
     "condconv_weights",
+    "continuous_position_table",
     "coord",
     "coord_weights",
     "cosine_basis",
     "cost_of_experts",
     "criss_cross",
     "criss_cross_weights",
+    "cvt",
+    "cvt_weights",
     "danet_channel",
     "danet_channel_weights",
+    "dat",
+    "dat_bias",
+    "dat_positions",
+    "dat_sample",
+    "dat_weights",
+    "deepvit_reattention",
+    "deepvit_reattention_weights",
     "deformable_attention",
     "deformable_locations",
     "deformable_weights",
     "dia",
     "dia_state",
+    "diff_attention",
+    "diff_attention_weights",
+    "distance_bias",
     "divided_st_attention",
     "divided_st_attention_with_class_token",
     "double_attention",
@@ -166,6 +243,8 @@ __all__ = [
     "enc_weights",
     "ese",
     "ese_weights",
+    "eva_rope",
+    "eva_rope_weights",
     "expectation_maximization",
     "external_attention",
     "external_attention_weights",
@@ -188,10 +267,16 @@ __all__ = [
     "gltr_pyramid",
     "gltr_weights",
     "gnconv",
+    "gpsa",
+    "gpsa_weights",
+    "grid_attention",
+    "grid_attention_weights",
     "grn",
     "grn_weights",
     "gsop",
     "gsop_weights",
+    "halo",
+    "halo_weights",
     "hamburger",
     "hamburger_factors",
     "hamburger_weights",
@@ -200,26 +285,47 @@ __all__ = [
     "hourglass",
     "involution",
     "involution_weights",
+    "lambda_layer",
+    "lambda_layer_weights",
+    "linear_self_attention",
+    "linear_self_attention_weights",
     "lka",
     "lka_weights",
+    "local_lambdas",
+    "lsa",
+    "lsa_weights",
     "matrix_sqrt",
     "mhsa",
     "mhsa_weights",
+    "mix_heads",
     "mixed_pooling",
     "mixed_pooling_context",
     "nearest_odd",
+    "neighborhood",
+    "neighborhood_weights",
     "non_local",
     "non_local_weights",
+    "orthogonal_features",
+    "outlook",
+    "outlook_weights",
+    "performer",
+    "performer_features",
+    "performer_weights",
     "polarized",
     "polarized_channel_weights",
     "polarized_spatial_weights",
     "poolformer",
     "poolformer_weights",
+    "position_weights",
+    "positive_features_log",
     "psa_pyramid",
     "psa_pyramid_weights",
     "pyramid_context",
     "rca",
     "rca_weights",
+    "relative_lambdas",
+    "relu_linear_attention",
+    "relu_linear_weights",
     "residual_attention_net",
     "residual_attention_net_weights",
     "sagan",
@@ -232,6 +338,8 @@ __all__ = [
     "se_weights",
     "self_attention_2d",
     "self_attention_2d_weights",
+    "separable_attention",
+    "separable_attention_weights",
     "sge",
     "sge_weights",
     "sgu",
@@ -241,8 +349,11 @@ __all__ = [
     "shuffle_attention_weights",
     "simam",
     "simam_weights",
+    "similarity_weights",
     "simple_coord",
     "simple_coord_weights",
+    "single_head",
+    "single_head_weights",
     "sk",
     "sk_weights",
     "soca",
@@ -252,6 +363,8 @@ __all__ = [
     "softmax_of_values",
     "split_attention",
     "split_attention_weights",
+    "sra",
+    "sra_weights",
     "srm",
     "srm_weights",
     "stn",
@@ -261,6 +374,12 @@ __all__ = [
     "strip_pooling",
     "strip_pooling_weights",
     "strip_weights",
+    "swin",
+    "swin_weights",
+    "swinv2",
+    "swinv2_weights",
+    "talking_heads",
+    "talking_heads_weights",
     "tam",
     "tam_weights",
     "temporal_attention",
@@ -272,5 +391,7 @@ __all__ = [
     "triplet",
     "triplet_weights",
     "unit_bases",
+    "xca",
+    "xca_weights",
     "z_pool",
 ]

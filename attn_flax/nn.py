@@ -39,8 +39,36 @@ from attn_flax.mechanisms.channel_spatial.simple_coord import SimpleCoordinateAt
 from attn_flax.mechanisms.channel_spatial.strip import StripAttention
 from attn_flax.mechanisms.channel_spatial.strip_pooling import MixedPooling, StripPooling
 from attn_flax.mechanisms.channel_spatial.triplet import TripletAttention
+from attn_flax.mechanisms.self_attention.additive import EfficientAdditiveAttention
+from attn_flax.mechanisms.self_attention.aft import AttentionFreeTransformer
 from attn_flax.mechanisms.self_attention.attention_pool import AttentionPool
+from attn_flax.mechanisms.self_attention.bottleneck import BottleneckAttention
+from attn_flax.mechanisms.self_attention.cascaded_group import CascadedGroupAttention
+from attn_flax.mechanisms.self_attention.class_attention import ClassAttention
+from attn_flax.mechanisms.self_attention.coatnet_rel import RelativeSelfAttention
+from attn_flax.mechanisms.self_attention.cvt import ConvolutionalAttention
+from attn_flax.mechanisms.self_attention.dat import SharedDeformableAttention
+from attn_flax.mechanisms.self_attention.deepvit_reattention import ReAttention
+from attn_flax.mechanisms.self_attention.diff_attention import DifferentialAttention
+from attn_flax.mechanisms.self_attention.eva_rope import RotarySelfAttention
+from attn_flax.mechanisms.self_attention.gpsa import GatedPositionalSelfAttention
+from attn_flax.mechanisms.self_attention.grid_attention import PartitionAttention
+from attn_flax.mechanisms.self_attention.halo import HaloAttention
+from attn_flax.mechanisms.self_attention.lambda_layer import LambdaLayer
+from attn_flax.mechanisms.self_attention.linear_attention import LinearAttention
+from attn_flax.mechanisms.self_attention.lsa_gsa import LocallyGroupedAttention, SpatiallySeparableAttention
 from attn_flax.mechanisms.self_attention.mhsa import MultiHeadSelfAttention
+from attn_flax.mechanisms.self_attention.neighborhood import NeighborhoodAttention
+from attn_flax.mechanisms.self_attention.outlook import OutlookAttention
+from attn_flax.mechanisms.self_attention.performer import Performer
+from attn_flax.mechanisms.self_attention.relu_linear import ReluLinearAttention
+from attn_flax.mechanisms.self_attention.separable_mobilevit import SeparableSelfAttention
+from attn_flax.mechanisms.self_attention.single_head import SingleHeadAttention
+from attn_flax.mechanisms.self_attention.sra import SpatialReductionAttention
+from attn_flax.mechanisms.self_attention.swin import ShiftedWindowAttention
+from attn_flax.mechanisms.self_attention.swinv2 import CosineWindowAttention
+from attn_flax.mechanisms.self_attention.talking_heads import TalkingHeadsAttention
+from attn_flax.mechanisms.self_attention.xca import CrossCovarianceAttention
 from attn_flax.mechanisms.spatial.aa_conv import AttentionAugmentedConv
 from attn_flax.mechanisms.spatial.attention_gate import AttentionGate
 from attn_flax.mechanisms.spatial.axial import AxialAttention
@@ -76,24 +104,33 @@ __all__ = [
     "Article",
     "ArticleGate",
     "AttentionAugmentedConv",
+    "AttentionFreeTransformer",
     "AttentionGate",
     "AttentionPool",
     "AxialAttention",
     "Bam",
     "BilinearAttentionTransform",
+    "BottleneckAttention",
+    "CascadedGroupAttention",
     "Cbam",
     "ChannelGroupAttention",
+    "ClassAttention",
     "CondConv",
+    "ConvolutionalAttention",
     "CoordinateAttention",
+    "CosineWindowAttention",
     "CrissCrossAttention",
+    "CrossCovarianceAttention",
     "DecoupledSpatialTemporal",
     "DeformableAttention",
     "Dia",
+    "DifferentialAttention",
     "DividedSpaceTime",
     "DoubleAttention",
     "DualAttention",
     "DynamicConv",
     "EffectiveSqueezeExcite",
+    "EfficientAdditiveAttention",
     "EfficientChannel",
     "EfficientLocalAttention",
     "Enc",
@@ -103,43 +140,63 @@ __all__ = [
     "Fca",
     "FocalModulation",
     "GatedChannelTransform",
+    "GatedPositionalSelfAttention",
     "GatherExcite",
     "GlobalContext",
     "GlobalFilter",
     "GlobalLocalTemporal",
     "GlobalResponseNorm",
     "Gsop",
+    "HaloAttention",
     "Hamburger",
     "Highway",
     "Involution",
+    "LambdaLayer",
     "LargeKernelAttention",
+    "LinearAttention",
+    "LocallyGroupedAttention",
     "MixedPooling",
     "MultiHeadSelfAttention",
     "MultiScaleDeformableAttention",
+    "NeighborhoodAttention",
     "NonLocal",
+    "OutlookAttention",
+    "PartitionAttention",
+    "Performer",
     "PolarizedSelfAttention",
     "Pooling",
     "PyramidSplitAttention",
+    "ReAttention",
     "RecursiveGatedConv",
+    "RelativeSelfAttention",
+    "ReluLinearAttention",
     "ResidualAttention",
     "ResidualChannelAttention",
+    "RotarySelfAttention",
     "SaganAttention",
     "ScSE",
     "SelectiveKernel",
     "SelfAttention2D",
     "SelfCalibratedConv",
+    "SeparableSelfAttention",
+    "SharedDeformableAttention",
+    "ShiftedWindowAttention",
     "ShuffleAttention",
     "SimAM",
     "SimpleCoordinateAttention",
+    "SingleHeadAttention",
     "Soca",
     "SpatialGatingUnit",
     "SpatialGroupEnhance",
+    "SpatialReductionAttention",
     "SpatialTransformer",
+    "SpatiallySeparableAttention",
     "SplitAttention",
     "SqueezeExcite",
     "StripAttention",
     "StripPooling",
     "StyleRecalibration",
+    "TalkingHeadsAttention",
     "TemporalAdaptive",
     "TemporalSelfAttention",
     "TokenLearner",

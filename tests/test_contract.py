@@ -108,7 +108,8 @@ def test_its_cost_is_as_it_says(name):
     case = CASES[name]
     cost = describe_attention(name, case.shape, **case.arguments).cost
     assert cost.parameters == sum(p.size for p in jax.tree.leaves(nnx.state(build(name), nnx.Param)))
-    assert cost.multiply_adds == costs.multiply_adds(build(name), *case.inputs())
+    computed = costs.multiply_adds(build(name), *case.inputs())
+    assert cost.multiply_adds < computed if case.computes_more else cost.multiply_adds == computed
 
 
 @in_full

@@ -14,9 +14,11 @@ pytestmark = pytest.mark.full
 
 IDENTITIES = ("criss_cross", "gca", "gcnet", "gct", "grn", "nl", "non_local", "sagan", "stn")
 WITHOUT_ORDER = (
-    "article", "article_gate", "ceca", "channel_attn_davit", "double_attention", "eca", "ecam", "emanet", "enc", "ese",
-    "external_attention", "gc", "gca", "gcnet", "gct", "grn", "highway", "mhsa", "non_local", "polarized", "sagan",
-    "scse", "se", "self_attention_2d", "sge", "shuffle_attention", "simam", "soca", "srm",
+    "additive", "aft_simple", "article", "article_gate", "ceca", "channel_attn_davit", "cosformer_performer",
+    "deepvit_reattention", "diff_attention", "double_attention", "eca", "ecam", "emanet", "enc", "ese",
+    "external_attention", "gc", "gca", "gcnet", "gct", "grn", "highway", "linear_attention", "mhsa", "non_local",
+    "polarized", "sagan", "scse", "se", "self_attention_2d", "separable_mobilevit", "sge", "shuffle_attention",
+    "simam", "single_head", "soca", "srm", "talking_heads", "xca",
 )  # fmt: skip
 REACH = {"article_gate": 0, "condconv": 1, "dynamic_conv": 1, "gnconv": 9, "involution": 3, "lka": 11, "poolformer": 1}
 """How far each looks around a position, apart from means over the whole input."""

@@ -71,6 +71,19 @@ class DepthwiseConv(nnx.Module):
         return Cost(taps * channels + (0 if self.bias is None else channels), n * taps * channels)
 
 
+def depthwise_at_stride(x: Float[Array, "*b h w c"], conv: DepthwiseConv, stride: int) -> Float[Array, "*b p q c"]:
+    """The convolution at every s-th row and column from the first on, with zeros around the map; p = ⌈h/s⌉.
+
+    Args:
+        x: maps.
+        conv: with a window of odd sizes.
+        stride: s.
+    """
+    padding = [(size // 2, size // 2) for size in conv.kernel.shape[:-1]]
+    y = ops.depthwise_conv(x, conv.kernel[...].astype(x.dtype), strides=(stride, stride), padding=padding)
+    return y if conv.bias is None else y + conv.bias[...].astype(x.dtype)
+
+
 class ConvNormRelu(nnx.Module):
     """relu(BN(W x)), with a 3×3 convolution W without a bias.
 

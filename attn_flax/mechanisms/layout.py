@@ -50,6 +50,23 @@ def check_heads(channels: int, num_heads: int) -> None:
     )
 
 
+def count_heads(channels: int, head_dim: int) -> int:
+    """How many heads of so many features the channels make.
+
+    Raises:
+        InputError: channels or features below 1, or features that do not divide the channels.
+
+    >>> count_heads(96, 32)
+    3
+    """
+    check(channels >= 1, f"channels must be at least 1, got {channels}.")
+    check(
+        head_dim >= 1 and channels % head_dim == 0,
+        f"head_dim must be at least 1 and divide channels, got head_dim={head_dim}, channels={channels}.",
+    )
+    return channels // head_dim
+
+
 def split_heads(x: Float[Array, "*s c"], parts: int, num_heads: int) -> tuple[Float[Array, "*s k d"], ...]:
     """The parts of the features, such as queries, keys and values, each cut into heads.
 

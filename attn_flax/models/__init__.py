@@ -11,46 +11,67 @@ from attn_flax.models import (
     attention_net,
     attention_segmenter,
     conv_vae,
+    davit,
     detr,
+    focalnet,
+    resnest,
     resnet,
     sagan,
     segmenter,
+    sknet,
     small_resnet,
+    swin,
     timesformer,
     unet,
+    van,
     vit,
     vivit,
+    volo,
 )
 from attn_flax.models.attention import AttentionFactory
 from attn_flax.models.attention_net import AttentionNet
 from attn_flax.models.attention_segmenter import AttentionSegmenter
 from attn_flax.models.conv_vae import ConvVae
+from attn_flax.models.davit import DaViT
 from attn_flax.models.detr import Detr
+from attn_flax.models.focalnet import FocalNet
 from attn_flax.models.pyramid import FeaturePyramid
+from attn_flax.models.resnest import ResNeSt
 from attn_flax.models.resnet import ResNet
 from attn_flax.models.sagan import Sagan
 from attn_flax.models.segmenter import Segmenter
+from attn_flax.models.sknet import SKNet
 from attn_flax.models.small_resnet import SmallResNet
+from attn_flax.models.swin import SwinTransformer
 from attn_flax.models.timesformer import TimeSformer
 from attn_flax.models.unet import UNet
+from attn_flax.models.van import VAN
 from attn_flax.models.vit import VisionTransformer
 from attn_flax.models.vivit import ViViT
+from attn_flax.models.volo import Volo
 
 __all__ = [
+    "VAN",
     "AttentionFactory",
     "AttentionNet",
     "AttentionSegmenter",
     "ConvVae",
+    "DaViT",
     "Detr",
     "FeaturePyramid",
+    "FocalNet",
+    "ResNeSt",
     "ResNet",
+    "SKNet",
     "Sagan",
     "Segmenter",
     "SmallResNet",
+    "SwinTransformer",
     "TimeSformer",
     "UNet",
     "ViViT",
     "VisionTransformer",
+    "Volo",
     "create_model",
     "list_models",
     "takes",
@@ -60,15 +81,22 @@ MODELS = {
     **attention_net.MODELS,
     **attention_segmenter.MODELS,
     **conv_vae.MODELS,
+    **davit.MODELS,
     **detr.MODELS,
+    **focalnet.MODELS,
+    **resnest.MODELS,
     **resnet.MODELS,
     **sagan.MODELS,
     **segmenter.MODELS,
+    **sknet.MODELS,
     **small_resnet.MODELS,
+    **swin.MODELS,
     **timesformer.MODELS,
     **unet.MODELS,
+    **van.MODELS,
     **vit.MODELS,
     **vivit.MODELS,
+    **volo.MODELS,
 }
 ACTIVATIONS = {
     "elu": jax.nn.elu,

@@ -20,12 +20,19 @@ SHAPE = (24, 32, 64)
 FRAMES = 4
 REQUIRED = {
     "aa_conv": {"size": SHAPE[:2]},
+    "aft": {"size": SHAPE[:2]},
+    "aft_local": {"size": SHAPE[:2]},
     "attention_gate": {"gating_channels": SHAPE[-1]},
+    "block_attention": {"window": 8},
+    "bottleneck": {"size": SHAPE[:2]},
+    "coatnet_rel": {"size": SHAPE[:2]},
     "global_filter": {"size": SHAPE[:2]},
+    "grid_attention": {"window": 8},
     "sgu": {"tokens": SHAPE[0] * SHAPE[1]},
     "tam": {"num_frames": FRAMES},
 }
 """What some mechanisms must be told."""
+TAKE_TOKENS = {"class_attention", "sgu"}
 TITLES = {
     "article": "The article",
     "channel": "Channel attention",
@@ -118,7 +125,7 @@ def _inputs(name, module, features):
     film = jnp.stack([jnp.roll(features, step, 2) for step in range(FRAMES)], 1)
     if name == "gltr":
         return (film.mean((2, 3)),)
-    if name == "sgu":
+    if name in TAKE_TOKENS:
         return (features.reshape(1, -1, SHAPE[-1]),)
     if kind == "map + signal":
         return features, features[:, ::2, ::2]

@@ -19,6 +19,7 @@ class Case:
         arguments: those of the example.
         others: the shapes of further inputs: a signal, a state.
         out_shape: of the output, where it is not that of the input.
+        computes_more: why it multiplies more than its equation, if it does.
         zero_gradients: the leaves whose gradient is rightly zero, with the reason.
     """
 
@@ -28,6 +29,7 @@ class Case:
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     others: tuple[Any, ...] = ()
     out_shape: tuple[int, ...] | None = None
+    computes_more: str = ""
     zero_gradients: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def inputs(self, *batch: int, seed: int = 0, dtype: Any = np.float32) -> list[Any]:

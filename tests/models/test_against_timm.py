@@ -26,6 +26,7 @@ def pair(create, their_name, *, renamed=None, **theirs):
 RESNETS = {
     "resnet18": {"name": "resnet18"},
     "seresnet50": {"name": "resnet50", "attention": partial(interop.timm_attention, "se")},
+    "ecaresnet26t": {"name": "ecaresnet26t"},
 }
 
 

@@ -39,13 +39,18 @@ def random_network(name, **arguments):
 
 
 def copy_numbers(theirs, ours, **further):
-    """Sets all of our numbers to theirs; `further` renames layers, ours to theirs. Every one of theirs is used."""
+    """Sets all of our numbers to theirs; `further` renames layers, ours to theirs. Every one of theirs is used.
+
+    So do the pairs of patterns and names that the network's class holds as `timm_names`.
+    """
     numbers = {k: v.numpy() for k, v in theirs.state_dict().items() if not k.endswith("num_batches_tracked")}
     state = nnx.to_pure_dict(nnx.state(ours, (nnx.Param, nnx.BatchStat)))
     paths, structure = jax.tree.flatten_with_path(state)
+    given = [(rf"^{our_name}\b", name) for our_name, name in further.items()]
+    renamed = (*RENAMED, *getattr(type(ours), "timm_names", ()), *given)
     leaves = []
     for path, leaf in paths:
-        name = _their_name(jax.tree_util.keystr(path, simple=True, separator="."), further)
+        name = _their_name(jax.tree_util.keystr(path, simple=True, separator="."), renamed)
         array = numbers.pop(name)
         order = {2: (1, 0), 4: (2, 3, 1, 0)}.get(array.ndim) if name.endswith("weight") else None
         leaves.append(jnp.asarray((array if order is None else array.transpose(order)).reshape(leaf.shape)))
@@ -55,18 +60,19 @@ def copy_numbers(theirs, ours, **further):
     ours.eval()
 
 
-def _their_name(path, further):
-    for pattern, theirs in (*RENAMED, *((rf"^{ours}\b", name) for ours, name in further.items())):
+def _their_name(path, renamed):
+    for pattern, theirs in renamed:
         path = re.sub(pattern, theirs, path)
     layer, _, leaf = path.rpartition(".")
     return f"{layer}.{LEAVES.get(leaf, leaf)}".lstrip(".")
 
 
 def images(*shape):
-    """Random images for us, and for timm."""
+    """Random images of different contrast for us, and for timm."""
     import torch
 
     x = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    x *= 4 ** np.arange(len(x), dtype=np.float32)[:, None, None, None]
     return jnp.asarray(x), torch.from_numpy(np.moveaxis(x, -1, 1).copy())
 
 

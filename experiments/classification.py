@@ -3,6 +3,7 @@
     python -m experiments.classification                                   the article's network on scanned digits
     python -m experiments.classification --preset article                  the article's recipe to the letter
     python -m experiments.classification --data.name cifar10 --data.dir DIR
+    python -m experiments.classification --teacher RUN                     from another run's network and the labels
 
 The run folder gets config.json, metrics.jsonl, TensorBoard event files, the best checkpoint, result.json with the test
 accuracy, and pictures: learning curves, the confusion matrix, attention maps beside their inputs.
@@ -22,8 +23,9 @@ from flax import nnx
 from rich.console import Console
 
 from attn_flax import explain, runs, training
+from attn_flax.checks import check
 from attn_flax.data import LABELLED_IMAGES, Augmentation, find_images, read_images
-from attn_flax.tasks import Classification
+from attn_flax.tasks import Classification, Distillation
 
 BATCH = 32
 CLASSES_SHOWN = 3
@@ -46,6 +48,9 @@ class Config(runs.TrainingConfig):
     """α of mixup; 0 for none."""
     cutmix: float = 0.0
     """α of CutMix; 0 for none. With both, each batch takes one of them."""
+    teacher: Path | None = None
+    """The folder of a run whose network teaches this one: half of the loss is then against what that says of an image.
+    It must have been trained on the same classes, with images prepared in the same way."""
 
 
 PRESETS = {
@@ -76,10 +81,34 @@ def main(config: Config, console: Console | None = None) -> dict[str, Any]:
 
 
 def build_task(config: Config, data: runs.TaskData, plan: training.Plan) -> Classification:
-    """The classification of the data's images."""
-    model = runs.build_model(config.model, data.config, num_classes=data.num_classes, rngs=nnx.Rngs(config.seed))
-    learning = runs.build_learning(config.optimizer, plan)
-    return Classification(model, learning, data.num_classes, config.label_smoothing, config.mixup, config.cutmix)
+    """The classification of the data's images, with a teacher if there is one."""
+    model = runs.build_model(
+        config.model, data.config, num_classes=data.num_classes, rngs=nnx.Rngs(config.seed), tell=data.tell
+    )
+    learning = runs.build_learning(config.optimizer, plan, model=model, data=data.config)
+    settings = (model, learning, data.num_classes, config.label_smoothing, config.mixup, config.cutmix)
+    if config.teacher:
+        return Distillation(*settings, teacher=_teacher(config.teacher, data))
+    return Classification(*settings)
+
+
+def _teacher(folder, data):
+    """The network of a run that was about the same classes, of images prepared in the same way."""
+    run = runs.read_run(folder)
+    check(run.task == "classification", f"{folder} is no teacher: expected a run of classification, got {run.task}.")
+    check(
+        run.class_names == data.class_names,
+        f"the teacher {folder} has other classes than the data: expected {', '.join(data.class_names)}, "
+        f"got {', '.join(run.class_names)}.",
+    )
+    for name in ("size", "channels", "mean", "std"):
+        own, taught = getattr(data.config, name), getattr(run.data, name)
+        check(
+            own == taught,
+            f"the teacher {folder} has images prepared otherwise: expected {name} {own}, got {taught}; --data.{name} "
+            "sets it.",
+        )
+    return run.model
 
 
 def draw(folder: runs.RunFolder, data: runs.TaskData, trained: runs.Trained, console: Console) -> None:

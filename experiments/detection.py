@@ -83,7 +83,9 @@ def main(config: Config, console: Console | None = None) -> dict[str, Any]:
 def build_task(config: Config, data: runs.TaskData, plan: training.Plan) -> Detection:
     """The detection of the data's objects, once it is known that they can be counted."""
     load_pycocotools()
-    model = runs.build_model(config.model, data.config, num_classes=data.num_classes, rngs=nnx.Rngs(config.seed))
+    model = runs.build_model(
+        config.model, data.config, num_classes=data.num_classes, rngs=nnx.Rngs(config.seed), tell=data.tell
+    )
     learning = runs.build_learning(config.optimizer, plan)
     return Detection(model, learning, denoising=config.denoising, label_noise=config.label_noise)
 

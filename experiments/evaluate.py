@@ -75,6 +75,8 @@ def main(config: Config, console: Console | None = None) -> dict[str, Any]:
     if getattr(data.dataset, config.split) is None:
         raise InputError(f"the run holds no {config.split} split out: expected --split train or test.")
     own = run.folder.read_config(module.Config)
+    if run.task == "classification":
+        own = dataclasses.replace(own, teacher=None)  # who has no part in it, and may be gone
     task = experiment.build_task(own, data, training.Plan(len(data.dataset.train), config.batch_size, 1))
     if experiment.prepare:
         task = experiment.prepare(own, task, run.folder, console)

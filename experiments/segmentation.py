@@ -69,7 +69,9 @@ def main(config: Config, console: Console | None = None) -> dict[str, Any]:
 
 def build_task(config: Config, data: runs.TaskData, plan: training.Plan) -> Segmentation:
     """The segmentation of the data's images."""
-    model = runs.build_model(config.model, data.config, num_classes=data.num_classes, rngs=nnx.Rngs(config.seed))
+    model = runs.build_model(
+        config.model, data.config, num_classes=data.num_classes, rngs=nnx.Rngs(config.seed), tell=data.tell
+    )
     learning = runs.build_learning(config.optimizer, plan)
     names = data.class_names
     return Segmentation(model, learning, background=names.index(BACKGROUND) if BACKGROUND in names else None)

@@ -69,7 +69,9 @@ def main(config: Config, console: Console | None = None) -> dict[str, Any]:
 
 def build_task(config: Config, data: runs.TaskData, plan: training.Plan) -> VideoClassification:
     """The classification of the data's videos, in all of its labellings."""
-    model = runs.build_model(config.model, data.config, num_classes=data.num_classes, rngs=nnx.Rngs(config.seed))
+    model = runs.build_model(
+        config.model, data.config, num_classes=data.num_classes, rngs=nnx.Rngs(config.seed), tell=data.tell
+    )
     learning = runs.build_learning(config.optimizer, plan)
     return VideoClassification(model, learning, _sizes(data.dataset.labellings), config.label_smoothing)
 

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -71,15 +71,22 @@ class DepthwiseConv(nnx.Module):
         return Cost(taps * channels + (0 if self.bias is None else channels), n * taps * channels)
 
 
-def depthwise_at_stride(x: Float[Array, "*b h w c"], conv: DepthwiseConv, stride: int) -> Float[Array, "*b p q c"]:
+def depthwise_at_stride(
+    x: Float[Array, "*b h w c"],
+    conv: DepthwiseConv,
+    stride: int,
+    *,
+    padding: str | Sequence[tuple[int, int]] | None = None,
+) -> Float[Array, "*b p q c"]:
     """The convolution at every s-th row and column from the first on, with zeros around the map; p = ⌈h/s⌉.
 
     Args:
         x: maps.
         conv: with a window of odd sizes.
         stride: s.
+        padding: the zeros, as `ops.depthwise_conv` takes them; by default alike on all sides.
     """
-    padding = [(size // 2, size // 2) for size in conv.kernel.shape[:-1]]
+    padding = [(size // 2, size // 2) for size in conv.kernel.shape[:-1]] if padding is None else padding
     y = ops.depthwise_conv(x, conv.kernel[...].astype(x.dtype), strides=(stride, stride), padding=padding)
     return y if conv.bias is None else y + conv.bias[...].astype(x.dtype)
 

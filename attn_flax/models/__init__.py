@@ -1,12 +1,14 @@
 """Networks that take an attention by argument, and the table of their names."""
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import jax
 from flax import nnx
 
 from attn_flax.catalog import CATALOG, create_attention
-from attn_flax.checks import UnknownNameError, arguments_of, check_arguments
+from attn_flax.checks import UnknownNameError, arguments_of, check, check_arguments
 from attn_flax.models import (
     attention_net,
     attention_segmenter,
@@ -35,6 +37,7 @@ from attn_flax.models.conv_vae import ConvVae
 from attn_flax.models.davit import DaViT
 from attn_flax.models.detr import Detr
 from attn_flax.models.focalnet import FocalNet
+from attn_flax.models.pretrained import create_pretrained, find_pretrained
 from attn_flax.models.pyramid import FeaturePyramid
 from attn_flax.models.resnest import ResNeSt
 from attn_flax.models.resnet import ResNet
@@ -73,6 +76,7 @@ __all__ = [
     "VisionTransformer",
     "Volo",
     "create_model",
+    "find_pretrained",
     "list_models",
     "takes",
 ]
@@ -128,12 +132,27 @@ def takes(name: str, argument: str) -> bool:
     return argument in arguments_of(_entry(name)[0])
 
 
-def create_model(name: str, *, num_classes: int = 1000, rngs: nnx.Rngs, **arguments) -> nnx.Module:
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    pretrained: str | Path | None = None,
+    tell: Callable[[str], None] = print,
+    rngs: nnx.Rngs,
+    **arguments,
+) -> nnx.Module:
     """The network of that name.
+
+    One with pretrained numbers has `preprocessing`, how its images are to be prepared, or None where that is not known.
 
     Args:
         name: one of `list_models()`.
-        num_classes: the number of logits.
+        num_classes: the number of logits; by default 1000, or as many as the pretrained network has. If it has others,
+            the head is a new one.
+        pretrained: where timm's numbers of a network of that name are: a file of safetensors, a folder of
+            model.safetensors and config.json, or an identifier of the Hugging Face hub such as
+            "timm/vit_small_patch16_224.augreg_in1k". Positions are resampled for another `image_size`.
+        tell: shows a message: that the head is new, or that nothing tells of the images.
         rngs: the source of the initial parameters.
         **arguments: those of the network's class, which documents them; they go before what the name stands for.
             `attention` may also be a name of the catalogue or "none", and `activation` a name: elu, gelu, relu, silu,
@@ -142,6 +161,7 @@ def create_model(name: str, *, num_classes: int = 1000, rngs: nnx.Rngs, **argume
     Raises:
         UnknownNameError: the network, its attention, its activation or an argument does not exist; the close ones are
             listed.
+        InputError: an argument is out of range, or the pretrained numbers cannot be read or are another network's.
 
     >>> model = create_model("attention_net", num_classes=10, activation="relu", rngs=nnx.Rngs(0))
     >>> sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param)))
@@ -155,7 +175,16 @@ def create_model(name: str, *, num_classes: int = 1000, rngs: nnx.Rngs, **argume
         arguments["attention"] = _named("attention", arguments["attention"], attentions)
     if "activation" in arguments:
         arguments["activation"] = _named("activation", arguments["activation"], ACTIVATIONS)
-    return model(num_classes, **(own | arguments), rngs=rngs)
+    arguments = own | arguments
+    if pretrained is None:
+        return model(1000 if num_classes is None else num_classes, **arguments, rngs=rngs)
+    source = find_pretrained(pretrained)
+    check(
+        source.architecture in (None, name),
+        f"{pretrained} holds the network {source.architecture!r}, got the name {name!r} for it.",
+    )
+    create = lambda num_classes, rngs: model(num_classes, **arguments, rngs=rngs)  # noqa: E731
+    return create_pretrained(create, source, num_classes=num_classes, rngs=rngs, tell=tell)
 
 
 def _entry(name):

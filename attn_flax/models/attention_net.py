@@ -20,10 +20,11 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.models.attention import AttentionFactory
+from attn_flax.models.classifier import Classifier
 from attn_flax.nn import ArticleGate
 
 
-class AttentionNet(nnx.Module):
+class AttentionNet(Classifier):
     """The article's network; 4,276,690 parameters with its gate, 3 input channels and 10 classes.
 
     Args:
@@ -60,24 +61,37 @@ class AttentionNet(nnx.Module):
         self.linear2 = nnx.Linear(512, num_classes, **types, rngs=rngs)
         self.activation = activation
 
-    def __call__(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b classes"]:
-        """The logits of images of any size."""
-        return self.linear2(self.features(x))
+    @property
+    def head(self) -> nnx.Module:
+        """The layer of the logits."""
+        return self.linear2
 
-    def features(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b f"]:
-        """What the last layer makes the logits of."""
+    @head.setter
+    def head(self, layer: nnx.Module) -> None:
+        self.linear2 = layer
+
+    def features(self, x: Float[Array, "*b h w c"]) -> list[Float[Array, "*b h w d"]]:
+        """The maps after both convolutions, the first with its attention, as large as the images."""
         check(
             x.ndim >= 3 and x.shape[-1] == self.conv1.in_features,
             f"x must be images (*b, h, w, {self.conv1.in_features}), got shape {x.shape}.",
         )
-        activate = self.activation or (lambda x: x)
-        x = activate(self.conv1(x))
+        x = self._activate(self.conv1(x))
         if self.attention is not None:
             x = self.attention(x)
-        x = activate(self.conv2(x))
+        return [x, self._activate(self.conv2(x))]
+
+    def forward_features(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b h w d"]:
+        """The last of the maps."""
+        return self.features(x)[-1]
+
+    def pool(self, x: Float[Array, "*b h w d"]) -> Float[Array, "*b f"]:
+        """What the first linear layer makes of the map averaged to 8×8."""
         x = ops.adaptive_average_pool(x, (8, 8))
-        x = x.reshape(*x.shape[:-3], -1)
-        return activate(self.linear1(x))
+        return self._activate(self.linear1(x.reshape(*x.shape[:-3], -1)))
+
+    def _activate(self, x):
+        return self.activation(x) if self.activation else x
 
 
 MODELS = MappingProxyType({"attention_net": (AttentionNet, {})})

@@ -1,6 +1,9 @@
 """What networks that classify images share: the way from features to logits, and the parts between mechanisms."""
 
+import itertools
+import re
 from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,10 +20,13 @@ class Classifier(nnx.Module):
     """logits = head(pool(forward_features(x))).
 
     A network that is one defines `features`, the maps after each stage, and `forward_features`, the last of them as the
-    classifier takes it; `pool`, by default the mean over the positions of a map; and its layer `head`.
+    classifier takes it; `pool`, by default the mean over the positions of a map; and its layer `head`. Where there are
+    several such layers, `heads` names them all. Its blocks are in lists whose names `block_lists` matches: a list of
+    blocks, of lists of them, or of Modules that have them in a list `blocks`.
     """
 
-    head: nnx.Module
+    heads: ClassVar[tuple[str, ...]] = ("head",)
+    block_lists: ClassVar[str] = r"(\w+_)?blocks|layers|layer\d|levels|(post_)?network|stages"
 
     def pool(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b c"]:
         """What of the features is classified."""
@@ -31,14 +37,58 @@ class Classifier(nnx.Module):
         return self.head(self.pool(self.forward_features(x)))
 
     def reset_classifier(self, num_classes: int, *, rngs: nnx.Rngs) -> None:
-        """Puts a new head, for so many classes, in the place of the old one.
+        """Puts a new head, for so many classes, in the place of each old one.
 
         Raises:
             InputError: num_classes below 1.
         """
         check(num_classes >= 1, f"num_classes must be at least 1, got {num_classes}.")
-        old = self.head
-        self.head = nnx.Linear(old.in_features, num_classes, dtype=old.dtype, param_dtype=old.param_dtype, rngs=rngs)
+        for name in self.heads:
+            old = getattr(self, name)
+            types = {"dtype": old.dtype, "param_dtype": old.param_dtype}
+            setattr(self, name, nnx.Linear(old.in_features, num_classes, **types, rngs=rngs))
+
+    def block_paths(self) -> list[list[str]]:
+        """The paths of the blocks, by stages, from the input to the output.
+
+        A list with a number in its name, such as layer1, is a stage; of another list each item is one.
+        """
+        names = sorted(name for name, part in vars(self).items() if isinstance(part, nnx.List))
+        stages = []
+        for name in filter(re.compile(self.block_lists).fullmatch, names):
+            each = _blocks_of_items(name, getattr(self, name))
+            stages += [list(itertools.chain(*each))] if name[-1].isdigit() else each
+        return stages
+
+
+def _blocks_of_items(path, items):
+    """For each item that has blocks their paths; where none has any, each is a block itself."""
+    lists = {}
+    for i, item in enumerate(items):
+        if isinstance(item, nnx.List):
+            lists[f"{path}.{i}"] = item
+        elif isinstance(getattr(item, "blocks", None), nnx.List):
+            lists[f"{path}.{i}.blocks"] = item.blocks
+    if not lists:
+        return [[f"{path}.{i}"] for i in range(len(items))]
+    return [list(itertools.chain(*_blocks_of_items(name, blocks))) for name, blocks in lists.items()]
+
+
+def count_patches(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
+    """How many patches there are along both axes of images.
+
+    Raises:
+        InputError: images that the patches do not divide.
+
+    >>> count_patches((224, 160), 16)
+    (14, 10)
+    """
+    height, width = image_size
+    check(
+        min(height, width) >= patch_size and height % patch_size == width % patch_size == 0,
+        f"images must be of patches of {patch_size}×{patch_size}, got {height}×{width}.",
+    )
+    return height // patch_size, width // patch_size
 
 
 class LayerScale(nnx.Module):
@@ -89,18 +139,47 @@ def drop_path(rate: float, *, axes: int, rngs: nnx.Rngs) -> nnx.Dropout:
     Raises:
         InputError: a rate out of range.
     """
-    check(0 <= rate < 1, f"drop_path_rate must be in [0, 1), got {rate}.")
+    _check_rate(rate)
     return nnx.Dropout(rate, broadcast_dims=tuple(range(-axes, 0)), rngs=rngs)
 
 
 def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
     """The rates of all blocks, by stage: from zero in the first evenly to `rate` in the last.
 
+    Raises:
+        InputError: a rate out of range.
+
     >>> drop_path_rates(0.3, (1, 3))
     [[0.0], [0.1, 0.2, 0.3]]
     """
+    _check_rate(rate)
     rates = np.linspace(0, rate, sum(depths)).round(12)
     return [part.tolist() for part in np.split(rates, np.cumsum(depths)[:-1])]
+
+
+def _check_rate(rate):
+    check(0 <= rate < 1, f"drop_path_rate must be in [0, 1), got {rate}.")
+
+
+class Stage(nnx.Module):
+    """Blocks one after another, behind what makes the map of the stage before them smaller.
+
+    Args:
+        downsample: the layer that does so, or None in the first stage.
+        blocks: of the stage.
+        remat: whether the backward pass computes what is within a block anew instead of keeping it.
+    """
+
+    def __init__(self, downsample: nnx.Module | None, blocks: Iterable[nnx.Module], *, remat: bool = False):
+        self.downsample = nnx.data(downsample)
+        self.blocks = nnx.List(blocks)
+        self.remat = remat
+
+    def __call__(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b p q d"]:
+        """The map after the last block."""
+        if self.downsample is not None:
+            x = self.downsample(x)
+        return in_order(self.blocks, x, remat=self.remat)
 
 
 def in_order(blocks: Iterable[nnx.Module], x: Array, *others: Array, remat: bool = False) -> Array:

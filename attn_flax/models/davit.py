@@ -204,7 +204,6 @@ class DaViT(Classifier):
 
     timm_names: ClassVar = (
         (r"\b(cpe\d)\b", r"\1.proj"),
-        (r"\battn\.project\b", "attn.proj"),
         (r"^head\b", "head.fc"),
         (r"^norm\b", "head.norm"),
     )

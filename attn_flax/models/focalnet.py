@@ -21,7 +21,6 @@ Source: Yang, Li, Dai, Yuan and Gao, "Focal Modulation Networks" (2022), arXiv:2
 read in the authors' code, microsoft/FocalNet.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import ClassVar
@@ -36,7 +35,7 @@ from attn_flax.mechanisms.layers import LayerNorm, Perceptron, gelu
 from attn_flax.mechanisms.layout import check_map
 from attn_flax.mechanisms.spatial.focal_modulation import FocalModulation
 from attn_flax.models.attention import AttentionFactory
-from attn_flax.models.classifier import Classifier, LayerScale, drop_path, drop_path_rates, in_order
+from attn_flax.models.classifier import Classifier, LayerScale, Stage, drop_path, drop_path_rates
 
 Norm = partial(LayerNorm, epsilon=1e-5)
 LAYER_SCALE = 1e-4
@@ -148,27 +147,6 @@ class Downsample(nnx.Module):
         return self.norm(self.proj(x))
 
 
-class Stage(nnx.Module):
-    """Blocks one after another, behind what makes the map of the stage before them smaller.
-
-    Args:
-        downsample: which does so, or None in the first stage.
-        blocks: of the stage.
-        remat: whether the backward pass computes what is within a block anew instead of keeping it.
-    """
-
-    def __init__(self, downsample: Downsample | None, blocks: Sequence[Block], *, remat: bool = False):
-        self.downsample = nnx.data(downsample)
-        self.blocks = nnx.List(blocks)
-        self.remat = remat
-
-    def __call__(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b p q d"]:
-        """The map after the last block."""
-        if self.downsample is not None:
-            x = self.downsample(x)
-        return in_order(self.blocks, x, remat=self.remat)
-
-
 class FocalNet(Classifier):
     """A focal modulation network; for 1000 classes of colour images of 28 to 689 million parameters (tiny to huge).
 
@@ -196,13 +174,8 @@ class FocalNet(Classifier):
             or too small for the last stage to have a position, at the call.
     """
 
-    timm_names: ClassVar = (
-        (r"\bmodulation\.read\b", "modulation.f"),
-        (r"\bmodulation\.mix\b", "modulation.h"),
-        (r"\bmodulation\.project\b", "modulation.proj"),
-        (r"\bfocus\.(\d+)\b", r"focal_layers.\1.0"),
-        (r"^head\b", "head.fc"),
-    )
+    timm_names: ClassVar = ((r"^head\b", "head.fc"),)
+    timm_convs: ClassVar = r"\bmlp\."
 
     def __init__(
         self,

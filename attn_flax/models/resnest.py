@@ -20,7 +20,6 @@ Source: Zhang, Wu, Zhang, Zhu, Lin, Zhang, Sun, He, Mueller, Manmatha, Li and Sm
 
 from functools import partial
 from types import MappingProxyType
-from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -89,12 +88,6 @@ class ResNeSt(ResNet):
     Raises:
         InputError: what `ResNet`, `Bottleneck` and SplitAttention refuse.
     """
-
-    timm_names: ClassVar = (
-        *ResNet.timm_names,
-        (r"\bconv2\.conv_norm\b", "conv2.bn0"),
-        (r"\bconv2\.norm\b", "conv2.bn1"),
-    )
 
     def __init__(
         self,

@@ -239,7 +239,7 @@ class ResNet(Classifier):
             images of other channels at the call.
     """
 
-    timm_names: ClassVar = ((r"^conv1\.layers\b", "conv1"), (r"\battention\.kernel$", "se.conv.kernel"))
+    timm_names: ClassVar = ((r"^conv1\.layers\b", "conv1"), (r"\battention\b", "se"))
 
     def __init__(
         self,
@@ -267,7 +267,6 @@ class ResNet(Classifier):
             len(stem_widths) >= 1 and min(stem_widths) >= 1,
             f"stem_widths must be one or more of at least 1, got {stem_widths}.",
         )
-        check(0 <= drop_path_rate < 1, f"drop_path_rate must be in [0, 1), got {drop_path_rate}.")
         types = {"dtype": dtype, "param_dtype": param_dtype}
         if attention in (squeeze_excite, efficient_channel):
             attention = partial(attention, **types)

@@ -149,7 +149,7 @@ class Segmenter(nnx.Module):
         h, w = x.shape[-3:-1]
         x = ops.pad_to_multiple(x, patch)
         p, q = (size // patch for size in x.shape[-3:-1])
-        z = self.backbone.norm(self.backbone.tokens(x)[..., 1:, :])
+        z = self.backbone.forward_features(x)[..., 1:, :]
         logits = self.head(z)
         logits = logits.reshape(*logits.shape[:-2], p, q, -1)
         return ops.resize_bilinear(logits, x.shape[-3:-1])[..., :h, :w, :]

@@ -17,87 +17,17 @@ Source: Li, Wang, Hu and Yang, "Selective Kernel Networks" (2019), arXiv:1903.06
 from collections.abc import Callable
 from functools import partial
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from attn_flax.checks import check
-from attn_flax.mechanisms.branch.sk import sk, sk_weights
-from attn_flax.mechanisms.cost import Cost
-from attn_flax.mechanisms.layout import check_map, promote
 from attn_flax.models import resnet
 from attn_flax.models.attention import AttentionFactory
-from attn_flax.models.resnet import WIDTHS, BasicBlock, Block, Bottleneck, ResNet, Stem, conv
+from attn_flax.models.resnet import WIDTHS, BasicBlock, Block, Bottleneck, ResNet, Stem
 from attn_flax.nn import SelectiveKernel
-
-
-class SelectiveConv(SelectiveKernel):
-    """Selective kernels from some channels to others, which may halve the map.
-
-    Args:
-        in_channels: of x.
-        channels: c, of y.
-        stride: 2 halves the map.
-        dtype: the type to compute in; by default that of input and parameters together.
-        param_dtype: the type of the parameters.
-        rngs: the source of the initial parameters.
-        **form: further arguments of SelectiveKernel.
-
-    Raises:
-        InputError: what SelectiveKernel refuses, also for the channels of x.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        *,
-        stride: int = 1,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-        **form: Any,
-    ):
-        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        super().__init__(channels, **form, **types)
-        groups = self.convs[0].feature_group_count
-        check(
-            in_channels >= 1 and in_channels % (self.parts * groups) == 0,
-            f"in_channels must be at least 1 and a multiple of the {self.parts} parts of the input times the {groups} "
-            f"groups of each, got {in_channels}.",
-        )
-
-        def like(own):
-            geometry = {"stride": stride, "dilation": own.kernel_dilation, "groups": groups}
-            return conv(in_channels // self.parts, channels, own.kernel_size[0], **geometry, **types)
-
-        self.convs = nnx.List([like(own) for own in self.convs])
-        self.in_channels = in_channels
-        self.stride = stride
-
-    def attention_map(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b m d"]:
-        """a, for each channel of y a weight of each branch."""
-        return sk_weights(self._branches(x), self._select)
-
-    def __call__(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b p q d"]:
-        """y."""
-        return sk(self._branches(x), self._select)
-
-    def cost(self, shape: tuple[int, ...]) -> Cost:
-        """For an example (h, w, in_channels)."""
-        h, w, _ = shape
-        return super().cost((-(-h // self.stride), -(-w // self.stride), self.reduce.in_features))
-
-    def _branches(self, x):
-        check_map(x, self.in_channels)
-        inputs = jnp.split(promote(x, self.reduce), self.parts, -1) * (len(self.convs) // self.parts)
-        return [
-            jax.nn.relu(norm(convolve(u))) for u, convolve, norm in zip(inputs, self.convs, self.norms, strict=True)
-        ]
 
 
 class SelectiveBasicBlock(BasicBlock):
@@ -105,13 +35,13 @@ class SelectiveBasicBlock(BasicBlock):
 
     Args, besides those of `Block`:
         selective: whether the kernels are so; else it is a basic block like others.
-        **form: of the SelectiveConv.
+        **form: of the SelectiveKernel.
     """
 
     def _add_first(self, in_channels, channels, stride, types, *, selective=True, **form):
         self.selective = selective
         if selective:
-            self.conv1 = SelectiveConv(in_channels, channels, stride=stride, groups=1, **form, **types)
+            self.conv1 = SelectiveKernel(channels, in_channels=in_channels, stride=stride, groups=1, **form, **types)
         else:
             super()._add_first(in_channels, channels, stride, types)
 
@@ -125,13 +55,14 @@ class SelectiveBottleneck(Bottleneck):
 
     Args, besides those of `Bottleneck`:
         selective: whether the kernels are so; else it is a bottleneck like others.
-        **form: of the SelectiveConv.
+        **form: of the SelectiveKernel.
     """
 
     def _add_middle(self, in_channels, channels, stride, types, *, groups, selective=True, **form):
         self.selective = selective
         if selective:
-            self.conv2 = SelectiveConv(in_channels, channels, stride=stride, groups=groups, **form, **types)
+            place = {"in_channels": in_channels, "stride": stride, "groups": groups}
+            self.conv2 = SelectiveKernel(channels, **place, **form, **types)
         else:
             super()._add_middle(in_channels, channels, stride, types, groups=groups)
 
@@ -167,11 +98,6 @@ class SKNet(ResNet):
         *ResNet.timm_names,
         (r"^(layer\d\.\d+\.conv\d)\.kernel$", r"\1.conv.kernel"),
         (r"^(layer\d\.\d+)\.bn(\d)\b", r"\1.conv\2.bn"),
-        (r"\bconvs\.(\d)\b", r"paths.\1.conv"),
-        (r"\bnorms\.(\d)\b", r"paths.\1.bn"),
-        (r"^(layer\d\.\d+\.conv\d)\.fc1\b", r"\1.attn.fc_reduce"),
-        (r"^(layer\d\.\d+\.conv\d)\.norm\b", r"\1.attn.bn"),
-        (r"^(layer\d\.\d+\.conv\d)\.fc2\b", r"\1.attn.fc_select"),
     )
 
     def __init__(

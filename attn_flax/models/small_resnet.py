@@ -26,6 +26,7 @@ from attn_flax.checks import check
 from attn_flax.mechanisms.layers import GroupNorm
 from attn_flax.mechanisms.layout import check_map
 from attn_flax.models.attention import AttentionFactory
+from attn_flax.models.classifier import Classifier
 
 
 class Block(nnx.Module):
@@ -70,7 +71,7 @@ class Block(nnx.Module):
         return y + (x if self.shortcut is None else self.shortcut(x))
 
 
-class SmallResNet(nnx.Module):
+class SmallResNet(Classifier):
     """A residual network for small images; 702,666 parameters by default, with 3 input channels and 10 classes.
 
     Args:
@@ -143,9 +144,9 @@ class SmallResNet(nnx.Module):
             maps.append(jax.nn.relu(norm(x)))
         return maps
 
-    def __call__(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b classes"]:
-        """The logits of images."""
-        return self.head(ops.average(self.features(x)[-1]))
+    def forward_features(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b p q d"]:
+        """The last of the maps."""
+        return self.features(x)[-1]
 
 
 def _norm(channels, **types):

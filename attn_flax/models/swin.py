@@ -28,7 +28,6 @@ Transformer V2: Scaling Up Capacity and Resolution" (2022), arXiv:2111.09883.
 """
 
 import math
-from collections.abc import Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import ClassVar
@@ -45,7 +44,7 @@ from attn_flax.mechanisms.layers import Perceptron, gelu
 from attn_flax.mechanisms.layout import check_map
 from attn_flax.mechanisms.self_attention.swinv2 import CosineWindowAttention
 from attn_flax.models.attention import AttentionFactory
-from attn_flax.models.classifier import Classifier, drop_path, drop_path_rates, in_order
+from attn_flax.models.classifier import Classifier, Stage, count_patches, drop_path, drop_path_rates
 from attn_flax.nn import ShiftedWindowAttention
 
 LayerNorm = partial(layers.LayerNorm, epsilon=1e-5)
@@ -131,27 +130,6 @@ class PatchMerging(nnx.Module):
         return _normed(self.reduction, self.norm, cells, post_norm=self.post_norm)
 
 
-class SwinStage(nnx.Module):
-    """Blocks one after another, behind a merge of patches.
-
-    Args:
-        downsample: the merge, or None in the first stage.
-        blocks: of the stage.
-        remat: whether the backward pass computes what is within a block anew instead of keeping it.
-    """
-
-    def __init__(self, downsample: PatchMerging | None, blocks: Sequence[SwinBlock], *, remat: bool = False):
-        self.downsample = nnx.data(downsample)
-        self.blocks = nnx.List(blocks)
-        self.remat = remat
-
-    def __call__(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b p q d"]:
-        """The map after the last block."""
-        if self.downsample is not None:
-            x = self.downsample(x)
-        return in_order(self.blocks, x, remat=self.remat)
-
-
 class SwinTransformer(Classifier):
     """A Swin transformer; for 1000 classes of colour images of 28,288,354 (tiny) to 196,739,932 (V2 large) parameters.
 
@@ -163,7 +141,8 @@ class SwinTransformer(Classifier):
         depths: how many blocks each stage has.
         head_dim: the features of a head of the attention in windows.
         mlp_ratio: the width of the blocks' perceptrons, in channels.
-        image_size: the height and width of the images for which no window is larger than the map; others may come.
+        image_size: the height and width of the images for which no window is larger than the map; a number is both.
+            Others may come.
         window: the height and width of the windows, where the map is large enough.
         patch_size: the height and width of a patch.
         in_channels: of the images.
@@ -184,8 +163,8 @@ class SwinTransformer(Classifier):
     """
 
     timm_names: ClassVar = (
+        (r"^patch_embed\.(kernel|bias)", r"patch_embed.proj.\1"),
         (r"^patch_norm\b", "patch_embed.norm"),
-        (r"\bcpb_mlp\.layers\b", "cpb_mlp"),
         (r"^head\b", "head.fc"),
     )
 
@@ -197,7 +176,7 @@ class SwinTransformer(Classifier):
         depths: tuple[int, ...],
         head_dim: int = 32,
         mlp_ratio: int = 4,
-        image_size: int = 224,
+        image_size: int | tuple[int, int] = 224,
         window: int = 7,
         patch_size: int = 4,
         in_channels: int = 3,
@@ -220,7 +199,8 @@ class SwinTransformer(Classifier):
         layer = {**types, "rngs": rngs}
         windows = {"window": window, "head_dim": head_dim, **types}
         self.patch_size = patch_size
-        side, _ = self._grid(image_size, image_size)
+        image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        side = min(count_patches(image_size, patch_size))
         self.feature_channels = tuple(embed_dim * 2**i for i in range(len(depths)))
         patch = (patch_size, patch_size)
         self.patch_embed = nnx.Conv(in_channels, embed_dim, patch, patch, padding="VALID", **layer)
@@ -232,7 +212,7 @@ class SwinTransformer(Classifier):
             mechanisms = _in_windows(attention, math.ceil(side / 2**i), **windows)
             block = partial(SwinBlock, channels, mlp_ratio=mlp_ratio, post_norm=post_norm, **layer)
             blocks = [block(attention=mechanisms[j % 2], drop_path_rate=rate) for j, rate in enumerate(of_blocks)]
-            self.layers.append(SwinStage(merge, blocks, remat=remat))
+            self.layers.append(Stage(merge, blocks, remat=remat))
         self.norm = LayerNorm(self.feature_channels[-1], **layer)
         self.head = nnx.Linear(self.feature_channels[-1], num_classes, **layer)
 
@@ -242,7 +222,7 @@ class SwinTransformer(Classifier):
         Their heights and widths are halved from stage to stage and rounded up.
         """
         check_map(x, self.patch_embed.in_features)
-        self._grid(*x.shape[-3:-1])
+        count_patches(x.shape[-3:-1], self.patch_size)
         x = self.patch_norm(self.patch_embed(x))
         maps = []
         for stage in self.layers:
@@ -254,18 +234,9 @@ class SwinTransformer(Classifier):
         """The last of the maps, normalised."""
         return self.norm(self.features(x)[-1])
 
-    def _grid(self, height, width):
-        """How many patches there are along both axes."""
-        patch = self.patch_size
-        check(
-            min(height, width) >= patch and height % patch == width % patch == 0,
-            f"images must be of patches of {patch}×{patch}, got {height}×{width}.",
-        )
-        return height // patch, width // patch
-
 
 def _in_windows(attention, side, *, window, **arguments):
-    """The attentions of even and of odd blocks on a map of this height and width."""
+    """The attentions of even and of odd blocks on a map whose shorter side is this long."""
     if attention not in (ShiftedWindowAttention, CosineWindowAttention):
         return attention, attention
     attention = partial(attention, window=min(window, side), **arguments)

@@ -149,10 +149,13 @@ class Volo(Classifier):
             construction; images of other channels or another size at the call.
     """
 
+    heads = ("head", "aux_head")
     timm_names: ClassVar = (
         (r"^patch_embed\.proj\.(conv|proj)\b", r"patch_embed.\1"),
         (r"\bconv\.layers\b", "conv"),
         (r"^network\.1\b", "network.1.proj"),
+        (r"^(post_network\.\d+\.attn)\.k\b", r"\1.kv[0]"),
+        (r"^(post_network\.\d+\.attn)\.v\b", r"\1.kv[1]"),
     )
 
     def __init__(
@@ -243,18 +246,6 @@ class Volo(Classifier):
         """The logits of images."""
         tokens = self.forward_features(x)
         return self.head(self.pool(tokens)) + 0.5 * self.aux_head(tokens[..., 1:, :]).max(-2)
-
-    def reset_classifier(self, num_classes: int, *, rngs: nnx.Rngs) -> None:
-        """Puts new heads, of the class token and of the others, in the place of the old ones.
-
-        Raises:
-            InputError: num_classes below 1.
-        """
-        super().reset_classifier(num_classes, rngs=rngs)
-        old = self.aux_head
-        self.aux_head = nnx.Linear(
-            old.in_features, num_classes, dtype=old.dtype, param_dtype=old.param_dtype, rngs=rngs
-        )
 
 
 def _grid(height, width):

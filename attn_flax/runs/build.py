@@ -12,8 +12,10 @@ from flax import nnx
 from attn_flax import data
 from attn_flax.catalog import create_attention
 from attn_flax.checks import InputError, check
-from attn_flax.models import create_model, takes
+from attn_flax.models import create_model, find_pretrained, takes
+from attn_flax.preprocessing import Preprocessing
 from attn_flax.runs.config import DataConfig, GenerativeModelConfig, ModelConfig, OptimizerConfig
+from attn_flax.runs.fine_tuning import freeze_parts, layer_factors
 from attn_flax.training import Learning, Plan, create_optimizer, create_schedule
 from attn_flax.training.task import Batch
 
@@ -30,6 +32,7 @@ class TaskData:
         config: how it is prepared, with nothing left open: size, mean and standard deviation are filled in.
         batch_size: of training and evaluation.
         bad: counts the damaged records that are skipped, and those that are cleaned.
+        tell: shows a message.
     """
 
     dataset: data.Dataset
@@ -37,6 +40,7 @@ class TaskData:
     config: DataConfig
     batch_size: int
     bad: data.BadRecords
+    tell: Callable[[str], None] = print
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -111,13 +115,41 @@ def build_data(
     if mean is None or std is None:
         own_mean, own_std = data.channel_statistics(dataset.train, config.channels, kind=kind, bad=bad)
         mean, std = mean or own_mean, std or own_std
-    built = TaskData(dataset, kind, dataclasses.replace(config, size=size, mean=mean, std=std), batch_size, bad)
+    complete = dataclasses.replace(config, size=size, mean=mean, std=std)
+    built = TaskData(dataset, kind, complete, batch_size, bad, tell)
     built.evaluation_batches("test")  # refuses statistics that do not fit
     return built
 
 
+def as_pretrained(data: DataConfig, model: ModelConfig) -> DataConfig:
+    """How the data are prepared: where that is open, as for the pretrained network.
+
+    Raises:
+        InputError: as `create_model` for what is pretrained.
+    """
+    prepared = find_pretrained(model.pretrained).preprocessing
+    return data if prepared is None else filled_in(data, prepared)
+
+
+def filled_in(data: DataConfig, prepared: DataConfig | Preprocessing) -> DataConfig:
+    """How the data are prepared, what is open as others are."""
+    return dataclasses.replace(
+        data, size=data.size or prepared.size, mean=data.mean or prepared.mean, std=data.std or prepared.std
+    )
+
+
+def without_pretrained(config: ModelConfig | GenerativeModelConfig) -> ModelConfig | GenerativeModelConfig:
+    """The same network, whose numbers come from elsewhere."""
+    return dataclasses.replace(config, pretrained=None) if isinstance(config, ModelConfig) else config
+
+
 def build_model(
-    config: ModelConfig | GenerativeModelConfig, data: DataConfig, *, num_classes: int, rngs: nnx.Rngs
+    config: ModelConfig | GenerativeModelConfig,
+    data: DataConfig,
+    *,
+    num_classes: int,
+    rngs: nnx.Rngs,
+    tell: Callable[[str], None] = print,
 ) -> nnx.Module:
     """The network of the configuration, for data that are prepared like that.
 
@@ -140,11 +172,24 @@ def build_model(
         arguments["attention"] = None
     if takes(config.name, "image_size"):
         arguments.setdefault("image_size", data.size)
-    return create_model(config.name, num_classes=num_classes, in_channels=data.channels, **arguments, rngs=rngs)
+    if isinstance(config, ModelConfig) and config.pretrained:
+        arguments |= {"pretrained": config.pretrained, "tell": tell}
+    model = create_model(config.name, num_classes=num_classes, in_channels=data.channels, **arguments, rngs=rngs)
+    if isinstance(config, ModelConfig) and config.frozen:
+        freeze_parts(model, config.frozen, data)
+    return model
 
 
-def build_learning(config: OptimizerConfig, plan: Plan) -> Learning:
+def build_learning(
+    config: OptimizerConfig, plan: Plan, *, model: nnx.Module | None = None, data: DataConfig | None = None
+) -> Learning:
     """The optimiser of the configuration, its schedule laid over the plan's steps.
+
+    Args:
+        config: which optimiser.
+        plan: of the training.
+        model: what it trains, if its layers may learn at rates of their own.
+        data: what that takes.
 
     Raises:
         InputError: a name that does not exist, or a value that is refused.
@@ -152,7 +197,13 @@ def build_learning(config: OptimizerConfig, plan: Plan) -> Learning:
     check(0 <= config.warmup < 1, f"optimizer.warmup must be a share in [0, 1), got {config.warmup}.")
     warmup_steps = int(config.warmup * plan.steps)
     rate = create_schedule(config.schedule, config.learning_rate, steps=plan.steps, warmup_steps=warmup_steps)
-    optimizer = create_optimizer(config.name, rate, weight_decay=config.weight_decay, clip_norm=config.clip_norm)
+    optimizer = create_optimizer(
+        config.name,
+        rate,
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
+        factors=layer_factors(model, config.layer_decay, data),
+    )
     return Learning(optimizer, accumulate=config.accumulate, ema_decay=config.ema_decay)
 
 

@@ -6,18 +6,18 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
+from flax import nnx
 from jaxtyping import PyTree
 from rich.console import Console
 
 from attn_flax import training
 from attn_flax.data import Kind
-from attn_flax.runs.build import TaskData, build_data
+from attn_flax.runs.build import TaskData, as_pretrained, build_data, filled_in, without_pretrained
 from attn_flax.runs.compilation import keep_compiled_programs
 from attn_flax.runs.config import TrainingConfig
 from attn_flax.runs.folder import RunFolder, environment
 from attn_flax.runs.processes import connect, is_first, quiet_unless_first, teller
-from attn_flax.runs.train import check_training, is_finished, resumable, train
+from attn_flax.runs.train import check_training, has_checkpoint, is_finished, resumable, train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +73,10 @@ def conduct(experiment: Experiment, config: TrainingConfig, console: Console | N
     if is_finished(config):
         console.print(f"{config.run} is finished: there is nothing left to do.", soft_wrap=True)
         return RunFolder(config.run).read_json("result.json")
-    data = build_data(config.data, kind=experiment.kind, batch_size=config.batch_size, tell=teller(console))
+    begun = _start(config)
+    data = build_data(begun.data, kind=experiment.kind, batch_size=config.batch_size, tell=teller(console))
     plan = training.Plan(len(data.dataset.train), config.batch_size, config.epochs, config.report_every)
-    task = experiment.build_task(config, data, plan)
+    task = experiment.build_task(begun, data, plan)
     runner = training.parallelize(task, config.parallel, fsdp=config.fsdp_devices)
     runner.check_batch_size(config.batch_size)
 
@@ -97,7 +98,8 @@ def conduct(experiment: Experiment, config: TrainingConfig, console: Console | N
             "epochs": config.epochs,
             "skipped_records": data.bad.count,
             "cleaned_records": data.bad.cleaned,
-            "parameters": sum(np.size(p) for p in jax.tree.leaves(trained.state.params)),
+            "parameters": _count(task.model, (nnx.Param, training.Frozen)),
+            "frozen_parameters": _count(task.model, training.Frozen),
             "seed": config.seed,
             "wall_seconds": round(time.perf_counter() - start, 2),
             **environment(),
@@ -108,3 +110,18 @@ def conduct(experiment: Experiment, config: TrainingConfig, console: Console | N
     metrics = " ".join(f"{name} {value:.4f}" for name, value in result["test"].items())
     console.print(f"test {metrics} after step {step} of {plan.steps}\n{folder.path}", highlight=False, soft_wrap=True)
     return result
+
+
+def _start(config):
+    """What a run begins with: data as the pretrained network's, or as the run's that goes on, which needs none."""
+    if getattr(config.model, "pretrained", None) is None:
+        return config
+    if not has_checkpoint(config):
+        return dataclasses.replace(config, data=as_pretrained(config.data, config.model))
+    earlier = RunFolder(config.run).read_config(type(config.data), section="data")
+    return dataclasses.replace(config, data=filled_in(config.data, earlier), model=without_pretrained(config.model))
+
+
+def _count(model, kinds):
+    """How many numbers the variables of these types hold."""
+    return sum(variable.size for variable in jax.tree.leaves(nnx.state(model, kinds)))

@@ -78,6 +78,12 @@ class ModelConfig(NetworkConfig):
 
     name: str = "attention_net"
     """A network of `attn_flax.list_models()`."""
+    pretrained: str | None = None
+    """Start from timm's numbers of that network: in a file of safetensors, in a folder with model.safetensors and
+    config.json, or on the Hugging Face hub. Where `data` leaves open how images are prepared, they are as for it."""
+    frozen: tuple[str, ...] = ()
+    """What stays as it is: the paths of parts, such as `patch_embed blocks.0`, or for an image classifier the number of
+    its first stages, what leads to them included; 0 is that alone. Their batch statistics stay as they are, too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +119,9 @@ class OptimizerConfig:
     """Cut a batch into so many parts and average their gradients, for less memory."""
     ema_decay: float = 0.0
     """The decay of the parameters' moving average, which is then what is evaluated; 0 keeps none."""
+    layer_decay: float = 1.0
+    """How much slower each block of an image classifier learns than the one behind it: its learning rate and its decay
+    are multiplied by this to the power of L + 1 - i for block i of L, what comes before the first being block 0."""
 
 
 @dataclasses.dataclass(frozen=True)

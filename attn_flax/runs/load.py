@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from attn_flax.checks import check
-from attn_flax.runs.build import build_model
+from attn_flax.runs.build import build_model, without_pretrained
 from attn_flax.runs.config import BoxDataConfig, DataConfig, GenerativeModelConfig, ModelConfig, VideoDataConfig
 from attn_flax.runs.folder import RunFolder
-from attn_flax.training import Checkpoints, Network
+from attn_flax.training import Checkpoints, Network, thaw
 from attn_flax.training.leaves import check_architecture, from_named_leaves, named_leaves
 
 SECTIONS = {
@@ -84,7 +84,7 @@ def read_run(path: Path | str) -> TrainedRun:
     labellings = {name: tuple(names) for name, names in folder.read_json("classes.json").items()}
     check(folder.checkpoints.is_dir(), f"{path} has no checkpoint yet: expected the folder {folder.checkpoints}.")
     num_classes = sum(len(names) for names in labellings.values())
-    network = build_model(model, data, num_classes=num_classes, rngs=nnx.Rngs(0))
+    network = build_model(without_pretrained(model), data, num_classes=num_classes, rngs=nnx.Rngs(0))
     step, leaves = Checkpoints(folder.checkpoints, read_only=True).read(best=True)
     return TrainedRun(folder, task, data, labellings, step, _restored(network, step, leaves))
 
@@ -93,10 +93,12 @@ def _restored(model, step, leaves):
     """The network with the variables of a checkpoint, the averages where there are any."""
     has_averages = any(name.startswith("ema.") for name in leaves)
     network, params, model_state = Network.split(model)
-    return network.merge(
+    restored = network.merge(
         _filled(params, step, leaves, "ema.0." if has_averages else "params."),
         _filled(model_state, step, leaves, "ema.1." if has_averages else "model_state."),
     )
+    thaw(restored)
+    return restored
 
 
 def _filled(tree, step, leaves, prefix):

@@ -33,6 +33,13 @@ def is_finished(config: TrainingConfig) -> bool:
     return RunFolder(config.run).read_json("result.json")["epochs"] >= config.epochs
 
 
+def has_checkpoint(config: TrainingConfig) -> bool:
+    """Whether the run to go on with has anything to go on from."""
+    if not (config.resume and config.run and RunFolder(config.run).checkpoints.is_dir()):
+        return False
+    return bool(training.Checkpoints(RunFolder(config.run).checkpoints, read_only=True).steps)
+
+
 def train(
     config: TrainingConfig,
     task: training.Task,

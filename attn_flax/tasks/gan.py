@@ -71,7 +71,8 @@ class Gan:
         discriminator: how gradients move the discriminator, of which no average is kept.
         mean: by which the data's images are standardised.
         std: likewise.
-        judge: the classifier, from standardised images to logits, with a method `features`; needed to evaluate.
+        judge: the classifier, from standardised images to logits, with the methods `forward_features` and `pool`, which
+            give the features that are compared; needed to evaluate.
         samples: how many images to generate for each one of a split, of its class.
 
     Raises:
@@ -179,8 +180,9 @@ class Gan:
 
     def _judged(self, images, labels, weight):
         correct = self.judge(images).argmax(-1) == labels
+        features = self.judge.pool(self.judge.forward_features(images))
         return {
-            "features": feature_sums(self.judge.features(images), weight),
+            "features": feature_sums(features, weight),
             "correct": (correct * weight).sum(),
         }
 

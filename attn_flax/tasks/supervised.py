@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+from typing import ClassVar
 
 import jax
 from flax import nnx
@@ -19,6 +20,9 @@ class Supervised(abc.ABC):
         learning: how gradients move its parameters.
     """
 
+    method: ClassVar[str] = "__call__"
+    """What of the network gives its outputs in training."""
+
     model: nnx.Module
     learning: Learning
 
@@ -35,7 +39,9 @@ class Supervised(abc.ABC):
             examples_key, network_key = jax.random.split(key)
             inputs, targets = self.examples(examples_key, batch)
             inputs = inputs if isinstance(inputs, tuple) else (inputs,)
-            out, model_state = network.train(params, model_state, *inputs, key=network_key, axis=axis)
+            out, model_state = network.train(
+                params, model_state, *inputs, key=network_key, axis=axis, method=self.method
+            )
             mean_loss, metrics = self.loss(out, targets)
             return mean_loss, (model_state, metrics)
 

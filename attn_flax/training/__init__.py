@@ -6,6 +6,7 @@ from attn_flax.training.checkpoints import (
     DamagedCheckpointError,
     Restored,
 )
+from attn_flax.training.freezing import Frozen, freeze, thaw
 from attn_flax.training.interruption import StoppedError, StopRequest
 from attn_flax.training.leaves import ArchitectureError, check_architecture, leaf_names
 from attn_flax.training.loop import Callback, NonFiniteError, Plan, Report, Tally, evaluate, fit
@@ -27,6 +28,7 @@ __all__ = [
     "Checkpoints",
     "DamagedCheckpointError",
     "EventFiles",
+    "Frozen",
     "Learning",
     "MetricsFile",
     "Network",
@@ -50,8 +52,10 @@ __all__ = [
     "create_schedule",
     "evaluate",
     "fit",
+    "freeze",
     "leaf_names",
     "list_optimizers",
     "parallelize",
     "reduce_over",
+    "thaw",
 ]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import PyTree
 
+from attn_flax.training.freezing import keep_frozen_in_evaluation
 from attn_flax.training.leaves import is_key
 
 
@@ -25,7 +26,10 @@ class Network:
 
     @classmethod
     def split(cls, module: nnx.Module) -> tuple["Network", PyTree, PyTree]:
-        """The network, its parameters and its other state (batch statistics), both as nested dicts of arrays."""
+        """The network, its parameters and its other state, both as nested dicts of arrays.
+
+        The other state are batch statistics, and the parameters that are frozen.
+        """
         graphdef, params, rng_state, model_state = nnx.split(module, nnx.Param, nnx.RngState, ...)
         pure = nnx.to_pure_dict
         return cls(graphdef, pure(rng_state)), pure(params), pure(model_state)
@@ -37,9 +41,15 @@ class Network:
         return module
 
     def train(
-        self, params: PyTree, model_state: PyTree, *inputs: Any, key: jax.Array, axis: str | None = None
+        self,
+        params: PyTree,
+        model_state: PyTree,
+        *inputs: Any,
+        key: jax.Array,
+        axis: str | None = None,
+        method: str = "__call__",
     ) -> tuple[Any, PyTree]:
-        """The Module's output in training mode, and its new state.
+        """The Module's output in training mode, that of frozen parts in evaluation mode, and its new state.
 
         Args:
             params: the parameters.
@@ -47,13 +57,15 @@ class Network:
             *inputs: those of the Module.
             key: drives every random stream of the Module; equal keys, equal output.
             axis: the mapped axis over which batch statistics are taken together, where there is one.
+            method: what of the Module gives the output.
         """
         module = nnx.merge(self.graphdef, params, self._reseeded(key), model_state)
         module.train()
+        keep_frozen_in_evaluation(module)
         for _, submodule in nnx.iter_modules(module):
             if isinstance(submodule, nnx.BatchNorm):
                 submodule.axis_name = axis
-        out = module(*inputs)
+        out = getattr(module, method)(*inputs)
         new_state = nnx.state(module, nnx.Not(nnx.Any(nnx.Param, nnx.RngState)))
         return out, nnx.to_pure_dict(new_state)
 

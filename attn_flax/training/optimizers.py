@@ -3,6 +3,7 @@
 from typing import Literal, get_args
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
@@ -69,7 +70,12 @@ def list_optimizers() -> list[str]:
 
 
 def create_optimizer(
-    name: str, learning_rate: optax.ScalarOrSchedule, *, weight_decay: float = 0.0, clip_norm: float | None = None
+    name: str,
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = None,
+    factors: PyTree | None = None,
 ) -> optax.GradientTransformation:
     """The optimiser of that name.
 
@@ -80,6 +86,7 @@ def create_optimizer(
         weight_decay: the decay of matrices and kernels, `decayed`; times the learning rate, except in adafactor, where
             optax applies it as it is.
         clip_norm: gradients of a larger global norm are scaled down to it.
+        factors: of the steps of each parameter, decay included, in the parameters' tree.
 
     Raises:
         UnknownNameError: there is no such optimiser; the close names are listed.
@@ -91,6 +98,8 @@ def create_optimizer(
     check(weight_decay >= 0, f"weight_decay must not be negative, got {weight_decay}.")
     check(clip_norm is None or clip_norm > 0, f"clip_norm must be positive or None, got {clip_norm}.")
     optimizer = OPTIMIZERS[name](learning_rate, weight_decay)
+    if factors is not None:
+        optimizer = optax.chain(optimizer, optax.stateless(lambda steps, _: jax.tree.map(jnp.multiply, steps, factors)))
     return optimizer if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
 
 

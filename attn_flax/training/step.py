@@ -133,6 +133,6 @@ class Learning:
         def average(old, new):
             if not jnp.issubdtype(new.dtype, jnp.floating):
                 return new
-            return (decay * old + (1 - decay) * new).astype(old.dtype)
+            return (old + (1 - decay) * (new - old)).astype(old.dtype)  # exact for what stays as it is
 
         return jax.tree.map(average, state.ema, new)

@@ -67,6 +67,50 @@ def test_other_classes_are_refused(trained, tmp_path):
         evaluated(trained[0], data=evaluate.OtherData(folder=other))
 
 
+@pytest.mark.full
+def test_a_run_teaches_another(trained, folder, tmp_path):
+    teacher, student = shutil.copytree(trained[0], tmp_path / "teacher"), tmp_path / "student"
+    options = ["--data.folder", str(folder), "--run", str(student), "--epochs", "1", "--batch-size", "8"]
+    config = runs.parse(classification.PRESETS, [*options, "--teacher", str(teacher)])
+    result = classification.main(config, Console(quiet=True))
+    assert result["test"]["accuracy"] == 1.0
+    assert "agreement" in runs.RunFolder(student).read_metrics()[0]
+    shutil.rmtree(teacher)
+    assert evaluated(student)["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data.size", "7", "9"], r"otherwise: expected size \(7, 9\), got \(9, 7\); --data\.size sets it"),
+        (["--data.channels", "1"], "otherwise: expected channels 1, got 3"),
+        (["--data.mean", "0.5", "0.5", "0.5"], r"otherwise: expected mean \(0\.5, 0\.5, 0\.5\), got"),
+        (["--data.std", "0.5", "0.5", "0.5"], r"otherwise: expected std \(0\.5, 0\.5, 0\.5\), got"),
+    ],
+)
+def test_a_teacher_of_images_prepared_in_another_way_is_refused(trained, folder, tmp_path, arguments, message):
+    options = ["--data.folder", str(folder), "--run", str(tmp_path / "run"), "--batch-size", "8", *arguments]
+    with pytest.raises(InputError, match=message):
+        classification.main(runs.parse(classification.PRESETS, [*options, "--teacher", str(trained[0])]))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_of_other_classes_is_refused(trained, tmp_path):
+    other = write_image_folder(tmp_path / "other", classes=("blue", "red"), count=10, size=(9, 7))
+    config = runs.parse(classification.PRESETS, ["--data.folder", str(other), "--teacher", str(trained[0])])
+    with pytest.raises(InputError, match="other classes than the data: expected blue, red, got blue, green, red"):
+        classification.main(config)
+
+
+def test_a_run_of_another_task_is_no_teacher(trained, folder, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "teacher")
+    config = tmp_path / "teacher" / "config.json"
+    config.write_text(config.read_text().replace('"classification"', '"segmentation"'))
+    options = ["--data.folder", str(folder), "--teacher", str(tmp_path / "teacher")]
+    with pytest.raises(InputError, match="expected a run of classification, got segmentation"):
+        classification.main(runs.parse(classification.PRESETS, options))
+
+
 def test_a_run_is_loaded_in_one_line(trained, folder):
     path, _ = trained
     model = attn_flax.load_run(path)

@@ -113,6 +113,6 @@ def test_unknown_names_list_the_close_ones(arguments, message):
 @pytest.mark.full
 def test_every_listed_model_can_be_made():
     for name in list_models():
-        arguments = {"image_size": (32, 32)} if takes(name, "image_size") else {}
+        arguments = {"image_size": (224, 224)} if takes(name, "image_size") else {}
         make = functools.partial(create_model, name, num_classes=3, **arguments)
         assert size(nnx.eval_shape(lambda make=make: make(rngs=nnx.Rngs(0)))) > 0

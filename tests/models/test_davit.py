@@ -1,7 +1,6 @@
 """Dual attention vision transformers against naive NumPy, and timm's own."""
 
 from functools import partial
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -15,24 +14,19 @@ from tests.mechanisms.channel import test_channel_attn_davit
 from tests.mechanisms.self_attention import test_mhsa
 from tests.mechanisms.spatial.test_focal_modulation import depthwise
 from tests.models import networks, timm_networks
-from tests.models.test_focalnet import (
-    Scaled,
+from tests.models.naive_layers import Scaled, conv, linear, norm, perceptron, scaled, under
+from tests.models.networks import (
     assert_computes_in_its_type,
     assert_equal,
-    assert_it_is_timms,
     assert_leaves_out_whole_examples,
     assert_the_same_computed_anew,
-    conv,
     first_quick,
     float32,
+    forward,
     in_training,
-    norm,
-    parameters,
-    perceptron,
-    run,
-    scaled,
+    parameters_of,
 )
-from tests.models.test_vit import linear, under
+from tests.models.timm_networks import assert_it_is_timms
 
 in_full = pytest.mark.full
 
@@ -48,7 +42,7 @@ COUNTS = {
 
 @pytest.mark.parametrize("name", first_quick(MODELS))
 def test_it_has_as_many_parameters_as_timms(name):
-    assert parameters(MODELS, name) == COUNTS[name]
+    assert parameters_of(MODELS, name) == COUNTS[name]
 
 
 def padded(x, side):
@@ -167,7 +161,7 @@ def test_a_new_head_is_for_other_classes():
     network.eval()
     image = float32(*IMAGE)
     pooled = jax.jit(lambda network, x: network.norm(network.features(x)[-1].mean((0, 1))))(network, image)
-    np.testing.assert_allclose(run(network, image), pooled @ network.head.kernel[...], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(forward(network, image), pooled @ network.head.kernel[...], rtol=1e-5, atol=1e-6)
     assert network.head.kernel.shape == (6, 5)
 
 
@@ -176,25 +170,10 @@ def test_it_computes_in_its_type_over_float32_parameters():
     assert_computes_in_its_type(create, float32(2, *IMAGE))
 
 
-PARTS = {"value": 0, "query": 1, "key": 2}  # of their q, k and v, of which softmax(kᵀ v) is applied to q
-
-
-def with_our_layers(network):
-    """timm's numbers, the one layer of three in channel attention cut into those that we have."""
-    numbers = {}
-    for name, array in network.state_dict().items():
-        if ".1.attn.qkv." in name:
-            for ours, part in PARTS.items():
-                numbers[name.replace("qkv", ours)] = array.chunk(3)[part]
-        else:
-            numbers[name] = array
-    return SimpleNamespace(state_dict=lambda: numbers)
-
-
 @in_full
 @pytest.mark.parametrize("size", [(64, 64), (75, 50), (224, 224)])
 def test_it_is_timms(size):
     sizes = {"embed_dims": (16, 32, 48), "depths": (1, 2, 1), "num_heads": (2, 2, 3)}
     network = timm_networks.random_network("davit_tiny", num_classes=11, **sizes)
     model = nnx.eval_shape(lambda: DaViT(11, **sizes, rngs=nnx.Rngs(0)))
-    assert_it_is_timms(model, network, (2, *size, 3), with_our_layers(network))
+    assert_it_is_timms(model, network, (2, *size, 3))

@@ -1,8 +1,6 @@
 """Focal modulation networks against naive NumPy, and timm's own."""
 
-import itertools
 from functools import partial
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +10,23 @@ from flax import nnx
 
 from attn_flax.mechanisms.spatial.focal_modulation import FocalModulation
 from attn_flax.models.focalnet import MODELS, FocalNet, PostNormBlock, PreNormBlock
-from tests import timm_oracle
 from tests.mechanisms.spatial import test_focal_modulation
-from tests.models import networks, timm_networks
-from tests.models.test_vit import gelu, linear, under
+from tests.models import networks
+from tests.models.naive_layers import Scaled, alone, conv, linear, norm, perceptron, pre_norm, scaled, under
+from tests.models.networks import (
+    assert_computes_in_its_type,
+    assert_equal,
+    assert_leaves_out_whole_examples,
+    assert_the_same_computed_anew,
+    first_quick,
+    float32,
+    forward,
+    in_training,
+    parameters_of,
+)
+from tests.models.timm_networks import assert_it_is_timms, random_network_of
 
 in_full = pytest.mark.full
-run = jax.jit(lambda model, x: model(x))
-assert_equal = partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-11)
 
 COUNTS = {
     "focalnet_tiny_srf": 28_427_116,
@@ -37,62 +44,13 @@ COUNTS = {
 }
 
 
-def first_quick(names):
-    return [pytest.param(name, marks=in_full if i else []) for i, name in enumerate(names)]
-
-
-def parameters(models, name):
-    """How many the network of that name has."""
-    network, own = models[name]
-    model = nnx.eval_shape(lambda: network(1000, **own, rngs=nnx.Rngs(0)))
-    return sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param)))
-
-
 @pytest.mark.parametrize("name", first_quick(MODELS))
 def test_it_has_as_many_parameters_as_timms(name):
-    assert parameters(MODELS, name) == COUNTS[name]
-
-
-def norm(x, p, name):
-    centred = x - x.mean(-1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * p[f"{name}.scale"] + p[f"{name}.bias"]
-
-
-def perceptron(x, p):
-    return linear(gelu(linear(x, p, "mlp.reduce")), p, "mlp.expand")
-
-
-def conv(x, p, name, stride, pad=0):
-    """The windows of x (h, w, c) that lie in it and so many zeros around it, at steps of the stride."""
-    kernel = p[f"{name}.kernel"]
-    size = len(kernel)
-    padded = np.pad(x, ((pad, pad), (pad, pad), (0, 0)))
-    h, w = ((n - size) // stride + 1 for n in padded.shape[:2])
-    windows = [[padded[i * stride :, j * stride :][:size, :size] for j in range(w)] for i in range(h)]
-    return np.einsum("hwijc,ijcd->hwd", windows, kernel) + p.get(f"{name}.bias", 0)
+    assert parameters_of(MODELS, name) == COUNTS[name]
 
 
 def modulated(x, p):
     return test_focal_modulation.oracle(x, under(p, "modulation"))
-
-
-def scaled(x, p=None):
-    return x * np.arange(1.0, x.shape[-1] + 1)
-
-
-class Scaled(nnx.Module):
-    """An attention to tell the place of."""
-
-    def __init__(self, channels, *, rngs):
-        self.channels = channels
-
-    def __call__(self, x):
-        return scaled(x)
-
-
-def pre_norm(x, p, attend=modulated):
-    z = x + attend(norm(x, p, "norm1"), p)
-    return z + perceptron(norm(z, p, "norm2"), p)
 
 
 def post_norm(x, p, attend=modulated):
@@ -100,11 +58,7 @@ def post_norm(x, p, attend=modulated):
     return z + p["ls2.gamma"] * norm(perceptron(z, p), p, "norm2_post")
 
 
-def alone(x, p):
-    return x + perceptron(norm(x, p, "norm2"), p)
-
-
-BLOCKS = {"pre-norm": (PreNormBlock, pre_norm), "post-norm": (PostNormBlock, post_norm)}
+BLOCKS = {"pre-norm": (PreNormBlock, partial(pre_norm, attend=modulated)), "post-norm": (PostNormBlock, post_norm)}
 
 
 @pytest.mark.parametrize("kind", first_quick(BLOCKS))
@@ -129,7 +83,7 @@ def naive_features(image, p, block, overlap):
 
 
 NETWORKS = {
-    "its own": ({}, pre_norm),
+    "its own": ({}, partial(pre_norm, attend=modulated)),
     "post-norm": ({"block": PostNormBlock, "overlap_down": True, "focal_window": 5, "focal_level": 1}, post_norm),
     "another": ({"attention": Scaled}, partial(pre_norm, attend=scaled)),
     "none": ({"attention": None}, alone),
@@ -147,22 +101,6 @@ def test_features_and_logits_are_those_of_naive_layers(form):
     for ours, theirs in zip(features, expected, strict=True):
         assert_equal(ours, theirs)
     assert_equal(logits, linear(norm(expected[-1], p, "norm").mean((0, 1)), p, "head"))
-
-
-def float32(*shape):
-    return jnp.asarray(networks.random(*shape), jnp.float32)
-
-
-def assert_leaves_out_whole_examples(block, x, form):
-    """`form` gives y with the first branch so many times, and the second; of the block 0.6 are left out."""
-    kept = 1 / 0.4
-    y = nnx.jit(lambda block, x: block(x))(block, x)
-    outcomes = [form(block, x, *times) for times in itertools.product((0, kept), repeat=2)]
-    examples = [np.isclose(y, z, rtol=1e-4, atol=1e-4).all((1, 2, 3)).sum() for z in outcomes]
-    assert sum(examples) == len(x)
-    assert min(examples) > 0
-    block.eval()
-    np.testing.assert_allclose(run(block, x), form(block, x, 1, 1), rtol=1e-4, atol=1e-4)
 
 
 def branches(block, x, first, second):
@@ -185,28 +123,6 @@ def test_more_is_left_out_from_block_to_block():
     np.testing.assert_allclose(rates, [0, 0.15, 0.3])
 
 
-def in_training(create, **arguments):
-    """The network with other numbers than its own, which take long to draw."""
-    network, _ = networks.build(create, np.float32, **arguments)
-    network.train()
-    nnx.reseed(network, default=0)
-    return network
-
-
-def assert_the_same_computed_anew(create, images):
-    """Value and gradient in training, some branches left out, with and without `remat`."""
-    results = []
-    for remat in (False, True):
-        network = in_training(create, remat=remat, drop_path_rate=0.5)
-        loss = nnx.jit(nnx.value_and_grad(lambda network, x: jnp.square(network(x)).sum()))
-        results.append(loss(network, images))
-    (value, gradient), (value_anew, gradient_anew) = results
-    np.testing.assert_allclose(value_anew, value, rtol=1e-5)
-    assert value > 0.01
-    for ours, theirs in zip(jax.tree.leaves(gradient_anew), jax.tree.leaves(gradient), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * float(jnp.abs(theirs).max()))
-
-
 @in_full
 def test_computed_anew_in_the_backward_pass_all_is_the_same():
     assert_the_same_computed_anew(partial(create, depths=(1, 1), focal_level=1), float32(3, *IMAGE))
@@ -219,41 +135,14 @@ def test_a_new_head_is_for_other_classes():
     network.eval()
     image = float32(*IMAGE)
     pooled = jax.jit(lambda network, x: network.forward_features(x).mean((0, 1)))(network, image)
-    np.testing.assert_allclose(run(network, image), pooled @ network.head.kernel[...], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(forward(network, image), pooled @ network.head.kernel[...], rtol=1e-5, atol=1e-6)
     assert network.head.kernel.shape == (8, 5)
-
-
-def assert_computes_in_its_type(create, images):
-    """In bfloat16 over parameters of float32, near what it is in float32."""
-    wide, narrow = (networks.build(create, np.float32, dtype=dtype)[0] for dtype in (None, jnp.bfloat16))
-    logits, expected = run(narrow, images), run(wide, images)
-    assert logits.dtype == jnp.bfloat16
-    assert np.linalg.norm(np.float32(logits) - expected) < 0.05 * np.linalg.norm(expected)
 
 
 @in_full
 @pytest.mark.parametrize("block", [PreNormBlock, PostNormBlock])
 def test_it_computes_in_its_type_over_float32_parameters(block):
     assert_computes_in_its_type(partial(create, block=block), float32(2, *IMAGE))
-
-
-def random_network(kind, **arguments):
-    """timm's class of that name, since the functions of its models' names do not let their sizes be changed."""
-    models = timm_oracle.load("models")
-    with mock.patch.object(models, "create_model", lambda name, **sizes: getattr(models, name)(**sizes)):
-        return timm_networks.random_network(kind, num_classes=11, **arguments)
-
-
-def assert_it_is_timms(model, network, images, theirs=None):
-    """Features and logits, with the numbers of `theirs`, by default timm's network as it is."""
-    timm_networks.copy_numbers(theirs or network, model)
-    our_images, their_images = timm_networks.images(*images)
-    features, logits = jax.jit(lambda model, x: (model.features(x), model(x)))(model, our_images)
-    expected = network.forward_intermediates(their_images, intermediates_only=True)
-    for feature, theirs in zip(features, expected, strict=True):
-        np.testing.assert_allclose(feature, timm_networks.channels_last(theirs), rtol=2e-4, atol=2e-4)
-    np.testing.assert_allclose(logits, network(their_images).detach().numpy(), rtol=2e-4, atol=2e-4)
-    assert logits.std(0).mean() > 0.01
 
 
 FORMS = {
@@ -278,7 +167,9 @@ FORMS = {
 def test_it_is_timms(form, size):
     ours, theirs = FORMS[form]
     sizes = {"embed_dim": 24, "depths": (1, 2, 1)}
-    network = random_network("FocalNet", **sizes, **({"focal_levels": (2, 2, 2), "focal_windows": (3, 3, 3)} | theirs))
+    network = random_network_of(
+        "FocalNet", **sizes, **({"focal_levels": (2, 2, 2), "focal_windows": (3, 3, 3)} | theirs)
+    )
     model = nnx.eval_shape(lambda: FocalNet(11, **sizes, **ours, rngs=nnx.Rngs(0)))
     assert_it_is_timms(model, network, (2, *size, 3))
 

@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from attn_flax import interop
 from attn_flax.models.resnest import MODELS, ResNeSt, SplitBottleneck
-from attn_flax.nn import SplitAttention
 from tests.mechanisms.branch import test_split_attention
 from tests.models import networks, test_resnet
-from tests.models.test_resnet import Scaled, conv, norm, relu, scaled
-from tests.models.test_vit import under
+from tests.models.naive_layers import Scaled, batch_norm, convolve, relu, scaled, under
+from tests.models.networks import assert_equal, assert_the_same_computed_anew, first_quick, float32, parameters_of
 
 in_full = pytest.mark.full
 
@@ -30,11 +28,9 @@ COUNTS = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=in_full if i else []) for i, name in enumerate(MODELS)])
+@pytest.mark.parametrize("name", first_quick(MODELS))
 def test_it_has_as_many_parameters_as_timms(name):
-    network, own = MODELS[name]
-    model = nnx.eval_shape(lambda: network(1000, **own, rngs=nnx.Rngs(0)))
-    assert sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param))) == COUNTS[name]
+    assert parameters_of(MODELS, name) == COUNTS[name]
 
 
 def pooled(x, stride):
@@ -50,9 +46,9 @@ def pooled(x, stride):
 
 
 def branch(x, p, stride, *, splat, pool_first=False):
-    x = relu(norm(conv(x, p["conv1.kernel"]), p, "bn1"))
+    x = relu(batch_norm(convolve(x, p["conv1.kernel"]), p, "bn1"))
     x = splat(pooled(x, stride), p) if pool_first else pooled(splat(x, p), stride)
-    return norm(conv(x, p["conv3.kernel"]), p, "bn3")
+    return batch_norm(convolve(x, p["conv3.kernel"]), p, "bn3")
 
 
 def split(form):
@@ -60,7 +56,7 @@ def split(form):
 
 
 def plain(x, p):
-    return relu(norm(conv(x, p["conv2.kernel"]), p, "bn2"))
+    return relu(batch_norm(convolve(x, p["conv2.kernel"]), p, "bn2"))
 
 
 create = partial(
@@ -86,12 +82,12 @@ BLOCKS = {
 }
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=in_full if i else []) for i, kind in enumerate(BLOCKS)])
+@pytest.mark.parametrize("kind", first_quick(BLOCKS))
 def test_a_block_is_the_papers(kind):
     create, form = BLOCKS[kind]
     module, p = networks.build(create)
     x = networks.random(5, 4, 6)
-    np.testing.assert_allclose(networks.run(module, x), test_resnet.block(x, p, **form), rtol=1e-9, atol=1e-11)
+    assert_equal(networks.run(module, x), test_resnet.block(x, p, **form))
 
 
 small = partial(ResNeSt, 3, depths=(1, 1, 1, 1), widths=(8, 8, 8, 8), in_channels=2, stem_widths=(2, 3, 4))
@@ -113,7 +109,7 @@ def test_features_and_logits_are_those_of_naive_layers(given, kinds):
 
 @in_full
 def test_computed_anew_in_the_backward_pass_all_is_the_same():
-    test_resnet.assert_computed_anew_the_same(small)
+    assert_the_same_computed_anew(small, float32(2, 33, 40, 2))
 
 
 def test_what_is_left_out_is_the_networks_argument():
@@ -129,16 +125,7 @@ def test_it_computes_in_its_type_over_float32_parameters():
     assert {p.dtype for p in jax.tree.leaves(nnx.state(model, nnx.Param))} == {jnp.dtype(jnp.float32)}
 
 
-def by_groups(model, network):
-    """Sets the numbers of the split attentions, whose layers are in groups that a plain copy would mix."""
-    numbers = network.state_dict()
-    for path, module in nnx.iter_modules(model):
-        if isinstance(module, SplitAttention):
-            prefix = ".".join(map(str, path)) + "."
-            interop.load_timm(module, under(numbers, prefix.removesuffix(".")))
-
-
 @in_full
 @pytest.mark.parametrize("name", ["resnest14d", "resnest101e", "resnest50d_1s4x24d", "resnest50d_4s2x40d"])
 def test_it_is_timms(name):
-    test_resnet.assert_timms(MODELS, name, by_groups)
+    test_resnet.assert_timms(MODELS, name)

@@ -76,7 +76,7 @@ SIZES = {"embed_dim": 8, "depth": 1, "num_heads": 2, "patch_size": 4, "image_siz
 
 @nnx.jit
 def logits_of_patches(net, image):
-    return net.head(net.backbone.norm(net.backbone.tokens(image)[1:]))
+    return net.head(net.backbone.forward_features(image)[1:])
 
 
 @pytest.mark.parametrize("head", ["mask", "linear"])

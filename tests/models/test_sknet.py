@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from attn_flax.models.sknet import MODELS, SelectiveBasicBlock, SelectiveBottleneck, SelectiveConv, SKNet
+from attn_flax.models.sknet import MODELS, SelectiveBasicBlock, SelectiveBottleneck, SKNet
 from tests.mechanisms.branch.test_sk import weights_of
 from tests.models import networks, test_resnet
-from tests.models.test_resnet import Scaled, basic, bottleneck, conv, norm, relu, scaled
-from tests.models.test_vit import under
+from tests.models.naive_layers import Scaled, batch_norm, convolve, relu, scaled, under
+from tests.models.networks import assert_equal, assert_the_same_computed_anew, first_quick, float32, parameters_of
+from tests.models.test_resnet import basic, bottleneck
 
 in_full = pytest.mark.full
 
@@ -25,11 +26,9 @@ COUNTS = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=in_full if i else []) for i, name in enumerate(MODELS)])
+@pytest.mark.parametrize("name", first_quick(MODELS))
 def test_it_has_as_many_parameters_as_timms(name):
-    network, own = MODELS[name]
-    model = nnx.eval_shape(lambda: network(1000, **own, rngs=nnx.Rngs(0)))
-    assert sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param))) == COUNTS[name]
+    assert parameters_of(MODELS, name) == COUNTS[name]
 
 
 def dilated(kernel):
@@ -41,18 +40,21 @@ def dilated(kernel):
 
 def selected(x, p, stride, *, groups=1, parts=2):
     near, far = np.split(x, 2, -1) if parts == 2 else (x, x)
-    us = [conv(near, p["convs.0.kernel"], stride, groups), conv(far, dilated(p["convs.1.kernel"]), stride, groups)]
-    us = [relu(norm(u, p, f"norms.{m}")) for m, u in enumerate(us)]
+    us = [
+        convolve(near, p["convs.0.kernel"], stride, groups),
+        convolve(far, dilated(p["convs.1.kernel"]), stride, groups),
+    ]
+    us = [relu(batch_norm(u, p, f"norms.{m}")) for m, u in enumerate(us)]
     return sum(a * u for a, u in zip(weights_of(us, p), us, strict=True))
 
 
 def selective_basic(x, p, stride):
-    return norm(conv(selected(x, under(p, "conv1"), stride), p["conv2.kernel"]), p, "bn2")
+    return batch_norm(convolve(selected(x, under(p, "conv1"), stride), p["conv2.kernel"]), p, "bn2")
 
 
 def selective_bottleneck(x, p, stride, **kinds):
-    x = relu(norm(conv(x, p["conv1.kernel"]), p, "bn1"))
-    return norm(conv(selected(x, under(p, "conv2"), stride, **kinds), p["conv3.kernel"]), p, "bn3")
+    x = relu(batch_norm(convolve(x, p["conv1.kernel"]), p, "bn1"))
+    return batch_norm(convolve(selected(x, under(p, "conv2"), stride, **kinds), p["conv3.kernel"]), p, "bn3")
 
 
 FORM = {"reduction": 2, "minimum": 1}
@@ -80,19 +82,12 @@ BLOCKS = {
 }
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=in_full if i else []) for i, kind in enumerate(BLOCKS)])
+@pytest.mark.parametrize("kind", first_quick(BLOCKS))
 def test_a_block_is_the_papers(kind):
     create, form = BLOCKS[kind]
     module, p = networks.build(create)
     x = networks.random(5, 4, create.args[0])
-    np.testing.assert_allclose(networks.run(module, x), test_resnet.block(x, p, **form), rtol=1e-9, atol=1e-11)
-
-
-def test_a_selective_convolution_costs_what_its_outputs_do():
-    module = SelectiveConv(4, 6, stride=2, groups=2, **FORM, rngs=nnx.Rngs(0))
-    cost = module.cost((5, 4, 4))
-    assert cost.parameters == sum(p.size for p in jax.tree.leaves(nnx.state(module, nnx.Param)))
-    assert cost.multiply_adds == 3 * 2 * 2 * (9 * 2 * 6) + 6 * 3 + 3 * 12
+    assert_equal(networks.run(module, x), test_resnet.block(x, p, **form))
 
 
 small = partial(
@@ -122,7 +117,7 @@ def test_features_and_logits_are_those_of_naive_layers(given, kinds):
 
 @in_full
 def test_computed_anew_in_the_backward_pass_all_is_the_same():
-    test_resnet.assert_computed_anew_the_same(small)
+    assert_the_same_computed_anew(small, float32(2, 33, 40, 2))
 
 
 def test_what_is_left_out_is_the_networks_argument():

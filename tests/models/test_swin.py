@@ -1,10 +1,8 @@
 """The Swin transformers against naive NumPy, and timm's own."""
 
-import itertools
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -14,10 +12,20 @@ from attn_flax.mechanisms.self_attention.swinv2 import CosineWindowAttention
 from attn_flax.models.swin import MODELS, PatchMerging, SwinBlock, SwinTransformer
 from tests.mechanisms.self_attention import test_mhsa, test_swin, test_swinv2
 from tests.models import networks, timm_networks
-from tests.models.test_vit import gelu, linear, under
+from tests.models.naive_layers import Scaled, alone, linear, norm, perceptron, pre_norm, scaled, under
+from tests.models.networks import (
+    assert_computes_in_its_type,
+    assert_equal,
+    assert_leaves_out_whole_examples,
+    assert_the_same_computed_anew,
+    first_quick,
+    float32,
+    forward,
+    parameters_of,
+)
+from tests.models.timm_networks import assert_it_is_timms
 
 in_full = pytest.mark.full
-run = jax.jit(lambda model, x: model(x))
 
 COUNTS = {
     "swin_tiny_patch4_window7_224": 28_288_354,
@@ -43,9 +51,9 @@ def made(name, **arguments):
     return nnx.eval_shape(lambda: network(1000, **(own | arguments), rngs=nnx.Rngs(0)))
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=in_full if i else []) for i, name in enumerate(MODELS)])
+@pytest.mark.parametrize("name", first_quick(MODELS))
 def test_it_has_as_many_parameters_as_timms(name):
-    assert sum(p.size for p in jax.tree.leaves(nnx.state(made(name), nnx.Param))) == COUNTS[name]
+    assert parameters_of(MODELS, name) == COUNTS[name]
 
 
 @pytest.mark.parametrize(
@@ -77,18 +85,8 @@ create = partial(
 IMAGE = (14, 10, 2)  # of 7×5 patches, merged to 4×3
 
 
-def norm(x, p, name):
-    centred = x - x.mean(-1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * p[f"{name}.scale"] + p[f"{name}.bias"]
-
-
-def perceptron(z, p):
-    return linear(gelu(linear(z, p, "mlp.reduce")), p, "mlp.expand")
-
-
-def pre_norm(x, p, attend):
-    z = x + attend(norm(x, p, "norm1"), under(p, "attn"))
-    return z + perceptron(norm(z, p, "norm2"), p)
+def windowed(x, p, **kinds):
+    return test_swin.oracle(x, under(p, "attn"), **kinds)
 
 
 def post_norm(x, p, attend):
@@ -99,7 +97,7 @@ def post_norm(x, p, attend):
 BLOCKS = {
     "V1": (
         partial(SwinBlock, attention=partial(ShiftedWindowAttention, head_dim=3, window=3)),
-        partial(pre_norm, attend=test_swin.oracle),
+        partial(pre_norm, attend=windowed),
     ),
     "V2": (
         partial(SwinBlock, attention=partial(CosineWindowAttention, head_dim=3, window=3), post_norm=True),
@@ -113,7 +111,7 @@ def test_a_block_is_the_papers(version):
     block, oracle = BLOCKS[version]
     module, p = networks.build(partial(block, 6, mlp_ratio=2))
     x = networks.random(7, 5, 6)
-    np.testing.assert_allclose(networks.run(module, x), oracle(x, p), rtol=1e-9, atol=1e-11)
+    assert_equal(networks.run(module, x), oracle(x, p))
 
 
 def cells(x):
@@ -140,7 +138,7 @@ def test_a_merge_is_the_papers(version, size):
     arguments, oracle = MERGES[version]
     module, p = networks.build(partial(PatchMerging, 3), **arguments)
     x = networks.random(*size, 3)
-    np.testing.assert_allclose(networks.run(module, x), oracle(x, p), rtol=1e-9, atol=1e-11)
+    assert_equal(networks.run(module, x), oracle(x, p))
 
 
 def naive_features(image, p, block):
@@ -159,41 +157,21 @@ def in_windows(x, p, i, j):
     """The window is the map's size in the second stage, for which it is not rolled."""
     kinds = {"m": 4, "s": 0} if i else {"m": 5, "s": 2 * j}
     heads = x.shape[-1] // 2
-    return pre_norm(x, p, partial(test_swin.oracle, ask=partial(test_mhsa.asked, heads=heads), **kinds))
+    return pre_norm(x, p, partial(windowed, ask=partial(test_mhsa.asked, heads=heads), **kinds))
 
 
-class Scaled(nnx.Module):
-    """An attention to tell the place of."""
-
-    def __init__(self, channels, *, rngs):
-        self.channels = channels
-
-    def __call__(self, x):
-        return scaled(x)
-
-
-def scaled(x):
-    return x * np.arange(1.0, x.shape[-1] + 1)
-
-
-def with_another(x, p, i, j):
-    return pre_norm(x, p, lambda y, _: scaled(y))
-
-
-def alone(x, p, i, j):
-    return x + perceptron(norm(x, p, "norm2"), p)
+def with_block(block):
+    return lambda x, p, i, j: block(x, p)
 
 
 NETWORKS = {
     "its own": ({}, in_windows),
-    "another": ({"attention": Scaled}, with_another),
-    "none": ({"attention": None}, alone),
+    "another": ({"attention": Scaled}, with_block(partial(pre_norm, attend=scaled))),
+    "none": ({"attention": None}, with_block(alone)),
 }
 
 
-@pytest.mark.parametrize(
-    "attention", [pytest.param(name, marks=in_full if i else []) for i, name in enumerate(NETWORKS)]
-)
+@pytest.mark.parametrize("attention", first_quick(NETWORKS))
 def test_features_and_logits_are_those_of_naive_layers(attention):
     arguments, block = NETWORKS[attention]
     network, p = networks.build(create, **arguments)
@@ -202,13 +180,9 @@ def test_features_and_logits_are_those_of_naive_layers(attention):
     expected = naive_features(image, p, block)
     assert network.feature_channels == tuple(feature.shape[-1] for feature in features)
     for ours, theirs in zip(features, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-11)
+        assert_equal(ours, theirs)
     pooled = norm(expected[-1], p, "norm").mean((0, 1))
-    np.testing.assert_allclose(logits, linear(pooled, p, "head"), rtol=1e-9, atol=1e-11)
-
-
-def float32(*shape):
-    return jnp.asarray(networks.random(*shape), jnp.float32)
+    assert_equal(logits, linear(pooled, p, "head"))
 
 
 @in_full
@@ -218,23 +192,15 @@ def test_at_first_a_block_of_v2_is_the_identity():
     np.testing.assert_array_equal(jax.jit(lambda x: block(rngs=nnx.Rngs(0))(x))(x), x)
 
 
+def branches(block, x, first, second):
+    z = x + first * block.attn(block.norm1(x))
+    return z + second * block.mlp(block.norm2(z))
+
+
 @in_full
 def test_in_training_each_branch_of_an_example_is_left_out_or_enlarged():
     block = SwinBlock(6, mlp_ratio=2, attention=Scaled, drop_path_rate=0.6, rngs=nnx.Rngs(0))
-    x = float32(40, 3, 2, 6)
-    kept = 1 / 0.4
-    attended = block.attn(block.norm1(x))
-    y = nnx.jit(lambda block, x: block(x))(block, x)
-    examples = []
-    for first, second in itertools.product((0, kept), repeat=2):
-        z = x + first * attended
-        same = np.isclose(y, z + second * block.mlp(block.norm2(z)), rtol=1e-4, atol=1e-4)
-        examples.append(same.all((1, 2, 3)).sum())
-    assert sum(examples) == 40
-    assert min(examples) > 0
-    block.eval()
-    z = x + attended
-    np.testing.assert_allclose(run(block, x), z + block.mlp(block.norm2(z)), rtol=1e-4, atol=1e-4)
+    assert_leaves_out_whole_examples(block, float32(40, 3, 2, 6), branches)
 
 
 def test_more_is_left_out_from_block_to_block():
@@ -245,19 +211,7 @@ def test_more_is_left_out_from_block_to_block():
 
 @in_full
 def test_computed_anew_in_the_backward_pass_all_is_the_same():
-    images = float32(2, *IMAGE)
-    results = []
-    for remat in (False, True):
-        network, _ = networks.build(create, np.float32, depths=(2,), remat=remat, drop_path_rate=0.5)
-        network.train()
-        nnx.reseed(network, default=0)
-        loss = nnx.jit(nnx.value_and_grad(lambda network: jnp.square(network(images)).sum()))
-        results.append(loss(network))
-    (value, gradient), (value_anew, gradient_anew) = results
-    np.testing.assert_allclose(value_anew, value, rtol=1e-6)
-    kept, anew = jax.tree.leaves(gradient), jax.tree.leaves(gradient_anew)
-    for ours, theirs in zip(anew, kept, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * float(jnp.abs(theirs).max()))
+    assert_the_same_computed_anew(partial(create, depths=(2,)), float32(2, *IMAGE))
 
 
 @in_full
@@ -266,7 +220,7 @@ def test_a_new_head_is_for_other_classes_of_the_same_features():
     images = float32(2, *IMAGE)
     pooled = jax.jit(lambda network, x: network.pool(network.forward_features(x)))(network, images)
     network.reset_classifier(5, rngs=nnx.Rngs(0))
-    logits = run(network, images)
+    logits = forward(network, images)
     assert logits.shape == (2, 5)
     np.testing.assert_allclose(logits, pooled @ network.head.kernel[...], rtol=1e-5, atol=1e-5)
 
@@ -274,11 +228,7 @@ def test_a_new_head_is_for_other_classes_of_the_same_features():
 @in_full
 @pytest.mark.parametrize("version", [{}, {"post_norm": True, "attention": CosineWindowAttention}])
 def test_it_computes_in_its_type_over_float32_parameters(version):
-    images = float32(2, *IMAGE)
-    wide, narrow = (networks.build(create, np.float32, dtype=dtype, **version)[0] for dtype in (None, jnp.bfloat16))
-    logits, expected = run(narrow, images), run(wide, images)
-    assert logits.dtype == jnp.bfloat16
-    assert np.linalg.norm(np.float32(logits) - expected) < 0.05 * np.linalg.norm(expected)
+    assert_computes_in_its_type(partial(create, **version), float32(2, *IMAGE))
 
 
 SWIN, SWIN_V2 = "swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256"
@@ -301,11 +251,4 @@ def test_it_is_timms(name, form):
     network = timm_networks.random_network(name, num_classes=11, **theirs)
     model, own = MODELS[name]
     model = nnx.eval_shape(lambda: model(11, **(own | ours | {"embed_dim": 32}), rngs=nnx.Rngs(0)))
-    timm_networks.copy_numbers(network, model)
-    our_images, their_images = timm_networks.images(2, *size, 3)
-    features, logits = jax.jit(lambda model, x: (model.features(x), model(x)))(model, our_images)
-    expected = network.forward_intermediates(their_images, intermediates_only=True)
-    for feature, theirs in zip(features, expected, strict=True):
-        np.testing.assert_allclose(feature, timm_networks.channels_last(theirs), rtol=2e-4, atol=2e-4)
-    np.testing.assert_allclose(logits, network(their_images).detach().numpy(), rtol=2e-4, atol=2e-4)
-    assert logits.std(0).mean() > 0.01
+    assert_it_is_timms(model, network, (2, *size, 3))

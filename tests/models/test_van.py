@@ -1,6 +1,5 @@
 """Visual attention networks against naive NumPy; timm has none."""
 
-import itertools
 from functools import partial
 
 import jax
@@ -11,10 +10,17 @@ from flax import nnx
 
 from attn_flax.models.van import MODELS, VAN, VanBlock
 from tests.mechanisms.spatial import test_lka
-from tests.models import networks, test_resnet
-from tests.models.test_resnet import Scaled, conv, scaled
-from tests.models.test_resnet import norm as batch_norm
-from tests.models.test_vit import gelu, linear, norm, under
+from tests.models import networks
+from tests.models.naive_layers import Scaled, batch_norm, conv, gelu, linear, norm, scaled, under
+from tests.models.networks import (
+    assert_computes_in_its_type,
+    assert_equal,
+    assert_leaves_out_whole_examples,
+    assert_the_same_computed_anew,
+    first_quick,
+    float32,
+    parameters_of,
+)
 
 in_full = pytest.mark.full
 
@@ -26,11 +32,9 @@ COUNTS = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=in_full if i else []) for i, name in enumerate(MODELS)])
+@pytest.mark.parametrize("name", first_quick(MODELS))
 def test_it_has_as_many_parameters_as_the_papers(name):
-    network, own = MODELS[name]
-    model = nnx.eval_shape(lambda: network(1000, **own, rngs=nnx.Rngs(0)))
-    assert sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param))) == COUNTS[name]
+    assert parameters_of(MODELS, name) == COUNTS[name]
 
 
 def large_kernel(u, p):
@@ -56,10 +60,10 @@ def naive_features(image, p, block):
     x, maps = image, []
     for i, stride in enumerate((4, 2)):
         of_stage = under(p, f"stages.{i}")
-        x = batch_norm(conv(x, of_stage["proj.kernel"], stride) + of_stage["proj.bias"], of_stage, "proj_norm")
+        x = batch_norm(conv(x, of_stage, "proj", stride, 1 if i else 3), of_stage, "proj_norm")
         for j in range(2 - i):
             x = block(x, under(of_stage, f"blocks.{j}"))
-        x = norm(x, of_stage, "norm")
+        x = norm(x, of_stage, "norm", epsilon=1e-6)
         maps.append(x)
     return maps
 
@@ -71,9 +75,7 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize(
-    "attention", [pytest.param(name, marks=in_full if i else []) for i, name in enumerate(NETWORKS)]
-)
+@pytest.mark.parametrize("attention", first_quick(NETWORKS))
 def test_features_and_logits_are_those_of_naive_layers(attention):
     arguments, block = NETWORKS[attention]
     network, p = networks.build(create, **arguments)
@@ -82,8 +84,8 @@ def test_features_and_logits_are_those_of_naive_layers(attention):
     expected = naive_features(image, p, block)
     assert network.feature_channels == tuple(feature.shape[-1] for feature in features)
     for ours, theirs in zip(features, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-11)
-    np.testing.assert_allclose(logits, linear(expected[-1].mean((0, 1)), p, "head"), rtol=1e-9, atol=1e-11)
+        assert_equal(ours, theirs)
+    assert_equal(logits, linear(expected[-1].mean((0, 1)), p, "head"))
 
 
 @in_full
@@ -93,6 +95,11 @@ def test_at_first_a_branch_is_a_hundredth():
         np.testing.assert_array_equal(scale.gamma[...], np.full(4, 0.01, np.float32))
 
 
+def branches(block, x, first, second):
+    z = x + first * block.attn(block.norm1(x))
+    return z + second * block.mlp(block.norm2(z))
+
+
 @in_full
 def test_in_training_each_branch_of_an_example_is_left_out_or_enlarged():
     module = VanBlock(6, mlp_ratio=2, attention=Scaled, drop_path_rate=0.6, rngs=nnx.Rngs(0))
@@ -100,22 +107,7 @@ def test_in_training_each_branch_of_an_example_is_left_out_or_enlarged():
         scale.gamma[...] = jnp.ones(6)
     for bn in (module.norm1, module.norm2):
         bn.use_running_average = True  # or what one example leaves out would change the others
-    x = jnp.asarray(networks.random(40, 3, 2, 6), jnp.float32)
-    y = nnx.jit(lambda module, x: module(x))(module, x)
-    kept = 1 / 0.4
-    mixed = module.attn(module.norm1(x))
-    examples = []
-    for first, second in itertools.product((0, kept), repeat=2):
-        z = x + first * mixed
-        same = np.isclose(y, z + second * module.mlp(module.norm2(z)), rtol=1e-4, atol=1e-4)
-        examples.append(same.all((1, 2, 3)).sum())
-    assert sum(examples) == 40
-    assert min(examples) > 0
-    module.eval()
-    z = x + mixed
-    np.testing.assert_allclose(
-        jax.jit(lambda module, x: module(x))(module, x), z + module.mlp(module.norm2(z)), rtol=1e-4, atol=1e-4
-    )
+    assert_leaves_out_whole_examples(module, float32(40, 3, 2, 6), branches)
 
 
 def test_more_is_left_out_from_block_to_block():
@@ -126,7 +118,7 @@ def test_more_is_left_out_from_block_to_block():
 
 @in_full
 def test_computed_anew_in_the_backward_pass_all_is_the_same():
-    test_resnet.assert_computed_anew_the_same(create)
+    assert_the_same_computed_anew(create, float32(2, 33, 40, 2))
 
 
 def test_a_new_head_is_for_other_classes():
@@ -137,15 +129,10 @@ def test_a_new_head_is_for_other_classes():
     assert kernel.shape == (6, 5)
     image = networks.random(13, 9, 2)
     pooled = np.asarray(networks.run(network, image, method="features")[-1]).mean((0, 1))
-    np.testing.assert_allclose(networks.run(network, image), pooled @ kernel, rtol=1e-9, atol=1e-11)
+    assert_equal(networks.run(network, image), pooled @ kernel)
     np.testing.assert_array_equal(network.stages[0].proj.kernel[...], p["stages.0.proj.kernel"])
 
 
 @in_full
 def test_it_computes_in_its_type_over_float32_parameters():
-    images = jnp.asarray(networks.random(2, 33, 40, 2), jnp.float32)
-    run = jax.jit(lambda model, x: model(x))
-    wide, narrow = (networks.build(create, np.float32, dtype=dtype)[0] for dtype in (None, jnp.bfloat16))
-    logits, expected = run(narrow, images), run(wide, images)
-    assert logits.dtype == jnp.bfloat16
-    assert np.linalg.norm(np.float32(logits) - expected) < 0.05 * np.linalg.norm(expected)
+    assert_computes_in_its_type(create, float32(2, 33, 40, 2))

@@ -1,7 +1,6 @@
 """Vision outlookers against naive NumPy, and timm's own."""
 
 from functools import partial
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,29 +10,31 @@ from flax import nnx
 from attn_flax.models.volo import MODELS, ClassBlock, Volo
 from tests.mechanisms.self_attention import test_class_attention, test_mhsa, test_outlook
 from tests.models import networks
-from tests.models.test_focalnet import (
+from tests.models.naive_layers import (
     Scaled,
     alone,
-    assert_computes_in_its_type,
-    assert_equal,
-    assert_it_is_timms,
-    assert_leaves_out_whole_examples,
-    assert_the_same_computed_anew,
+    batch_norm,
     conv,
-    first_quick,
-    float32,
-    in_training,
+    linear,
     norm,
-    parameters,
     perceptron,
     pre_norm,
-    random_network,
-    run,
+    relu,
     scaled,
+    under,
 )
-from tests.models.test_resnet import norm as batch_norm
-from tests.models.test_resnet import relu
-from tests.models.test_vit import linear, under
+from tests.models.networks import (
+    assert_computes_in_its_type,
+    assert_equal,
+    assert_leaves_out_whole_examples,
+    assert_the_same_computed_anew,
+    first_quick,
+    float32,
+    forward,
+    in_training,
+    parameters_of,
+)
+from tests.models.timm_networks import assert_it_is_timms, random_network_of
 
 in_full = pytest.mark.full
 
@@ -54,7 +55,7 @@ COUNTS = {
 
 @pytest.mark.parametrize("name", first_quick(MODELS))
 def test_it_has_as_many_parameters_as_timms(name):
-    assert parameters(MODELS, name) == COUNTS[name]
+    assert parameters_of(MODELS, name) == COUNTS[name]
 
 
 def of_class(tokens, p):
@@ -160,7 +161,7 @@ def test_new_heads_are_for_other_classes():
     image = float32(*IMAGE)
     tokens = jax.jit(lambda network, x: network.forward_features(x))(network, image)
     logits = tokens[0] @ network.head.kernel[...] + (tokens[1:] @ network.aux_head.kernel[...]).max(0) / 2
-    np.testing.assert_allclose(run(network, image), logits, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(forward(network, image), logits, rtol=1e-5, atol=1e-6)
     assert network.head.kernel.shape == network.aux_head.kernel.shape == (6, 5)
     assert np.abs(network.head.kernel[...] - network.aux_head.kernel[...]).min() > 0
 
@@ -168,18 +169,6 @@ def test_new_heads_are_for_other_classes():
 @in_full
 def test_it_computes_in_its_type_over_float32_parameters():
     assert_computes_in_its_type(create, float32(2, *IMAGE))
-
-
-def with_our_layers(network):
-    """timm's numbers, the layer of keys and values in class attention cut into those that we have."""
-    numbers = {}
-    for name, array in network.state_dict().items():
-        if ".attn.kv." in name:
-            k, v = array.chunk(2)
-            numbers |= {name.replace("kv", "k"): k, name.replace("kv", "v"): v}
-        else:
-            numbers[name] = array
-    return SimpleNamespace(state_dict=lambda: numbers)
 
 
 @in_full
@@ -190,6 +179,6 @@ def test_it_is_timms(size):
         "stem_hidden_dim": 8, "downsamples": (True, False, False), "outlook_attention": (True, False, False),
     }  # fmt: skip
     ours = {"embed_dims": (16, 32), "depths": (2, 1, 1), "num_heads": (2, 4), "stem_channels": 8, "image_size": size}
-    network = random_network("VOLO", **theirs)
+    network = random_network_of("VOLO", **theirs)
     model = nnx.eval_shape(lambda: Volo(11, **ours, rngs=nnx.Rngs(0)))
-    assert_it_is_timms(model, network, (2, *size, 3), with_our_layers(network))
+    assert_it_is_timms(model, network, (2, *size, 3))

@@ -1,21 +1,13 @@
-"""timm's networks with random numbers in them, and those numbers in ours, by a plain renaming of the layers."""
+"""timm's networks with random numbers in them, and those numbers in ours."""
 
-import re
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
+from attn_flax import interop
 from tests import timm_oracle
-
-LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-RENAMED = (
-    (r"\battention\.excite\.", "se."),
-    (r"\breduce\b", "fc1"),
-    (r"\bexpand\b", "fc2"),
-    (r"^patch_embed\b", "patch_embed.proj"),
-)
 
 
 def random_network(name, **arguments):
@@ -38,33 +30,10 @@ def random_network(name, **arguments):
     return network
 
 
-def copy_numbers(theirs, ours, **further):
-    """Sets all of our numbers to theirs; `further` renames layers, ours to theirs. Every one of theirs is used.
-
-    So do the pairs of patterns and names that the network's class holds as `timm_names`.
-    """
-    numbers = {k: v.numpy() for k, v in theirs.state_dict().items() if not k.endswith("num_batches_tracked")}
-    state = nnx.to_pure_dict(nnx.state(ours, (nnx.Param, nnx.BatchStat)))
-    paths, structure = jax.tree.flatten_with_path(state)
-    given = [(rf"^{our_name}\b", name) for our_name, name in further.items()]
-    renamed = (*RENAMED, *getattr(type(ours), "timm_names", ()), *given)
-    leaves = []
-    for path, leaf in paths:
-        name = _their_name(jax.tree_util.keystr(path, simple=True, separator="."), renamed)
-        array = numbers.pop(name)
-        order = {2: (1, 0), 4: (2, 3, 1, 0)}.get(array.ndim) if name.endswith("weight") else None
-        leaves.append(jnp.asarray((array if order is None else array.transpose(order)).reshape(leaf.shape)))
-        assert array.size == leaf.size, name
-    assert not numbers, numbers.keys()
-    nnx.update(ours, jax.tree.unflatten(structure, leaves))
+def copy_numbers(theirs, ours):
+    """Sets all of our numbers to theirs, and our network to evaluation."""
+    interop.load_timm(ours, theirs.state_dict())
     ours.eval()
-
-
-def _their_name(path, renamed):
-    for pattern, theirs in renamed:
-        path = re.sub(pattern, theirs, path)
-    layer, _, leaf = path.rpartition(".")
-    return f"{layer}.{LEAVES.get(leaf, leaf)}".lstrip(".")
 
 
 def images(*shape):
@@ -79,3 +48,22 @@ def images(*shape):
 def channels_last(maps):
     """What timm gives, in our layout."""
     return np.moveaxis(maps.detach().numpy(), 1, -1)
+
+
+def random_network_of(kind, **arguments):
+    """As `random_network`, of timm's class of that name; its models' names do not let all of their sizes be changed."""
+    models = timm_oracle.load("models")
+    with mock.patch.object(models, "create_model", lambda name, **sizes: getattr(models, name)(**sizes)):
+        return random_network(kind, num_classes=11, **arguments)
+
+
+def assert_it_is_timms(model, network, shape):
+    """Features and logits of images, with timm's numbers."""
+    copy_numbers(network, model)
+    our_images, their_images = images(*shape)
+    features, logits = jax.jit(lambda model, x: (model.features(x), model(x)))(model, our_images)
+    expected = network.forward_intermediates(their_images, intermediates_only=True)
+    for feature, theirs in zip(features, expected, strict=True):
+        np.testing.assert_allclose(feature, channels_last(theirs), rtol=2e-4, atol=2e-4)
+    np.testing.assert_allclose(logits, network(their_images).detach().numpy(), rtol=2e-4, atol=2e-4)
+    assert logits.std(0).mean() > 0.01

@@ -14,13 +14,19 @@ from attn_flax.mechanisms.branch.split_attention import SplitAttention
 REFUSALS = {
     "sk kernels": (SelectiveKernel, {"kernel_sizes": (3, 4)}, r"kernel_sizes must be odd, .*, got \(3, 4\)"),
     "sk no kernel": (SelectiveKernel, {"kernel_sizes": ()}, r"one for each branch, got \(\)"),
-    "sk groups": (SelectiveKernel, {"groups": 3}, "divide the 8 channels of a branch, got 3"),
-    "sk groups of a part": (SelectiveKernel, {"groups": 8, "split_input": True}, "the 4 channels of a branch, got 8"),
+    "sk groups": (SelectiveKernel, {"groups": 3}, "divide the 8 channels that a branch sees and the 8 of y, got 3"),
+    "sk groups of a part": (
+        SelectiveKernel,
+        {"groups": 8, "split_input": True},
+        "divide the 4 channels that a branch sees and the 8 of y, got 8",
+    ),
     "sk parts": (
         SelectiveKernel,
         {"kernel_sizes": (3, 5, 7), "split_input": True},
-        "the 3 branches must divide channels to split the input, got 8",
+        "the 3 branches must divide in_channels to split the input, got 8",
     ),
+    "sk stride": (SelectiveKernel, {"stride": 0}, "stride must be at least 1, got 0"),
+    "sk channels of another input": (SelectiveKernel, {"in_channels": 0}, "in_channels must be at least 1, got 0"),
     "sk reduction": (SelectiveKernel, {"reduction": 0}, "reduction must be at least 1, got 0"),
     "sk minimum": (SelectiveKernel, {"minimum": 0}, "hidden must be at least 1, got 0"),
     "sk hidden": (SelectiveKernel, {"hidden": 0}, "hidden must be at least 1, got 0"),

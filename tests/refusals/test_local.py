@@ -43,6 +43,11 @@ CONSTRUCTIONS = {
     "no features": (BottleneckAttention, {"size": (7, 5), "key_features": 0}, "key_features must be at least 1, got 0"),
     "no block": (HaloAttention, {"block_size": 0}, "block_size must be at least 1, got 0"),
     "a halo below none": (HaloAttention, {"halo_size": -1}, "halo_size must be at least 0, got -1"),
+    "a stride beside the blocks": (
+        HaloAttention,
+        {"stride": 3},
+        "stride must be at least 1 and divide block_size, got stride=3, block_size=8",
+    ),
     "no features of a halo": (HaloAttention, {"key_features": 0}, "key_features must be at least 1, got 0"),
     "no features of a lambda": (LambdaLayer, {"key_features": 0}, "key_features must be at least 1, got 0"),
     "an even convolution": (LambdaLayer, {"kernel_size": 4}, "kernel_size must be odd and positive, got 4"),
@@ -100,9 +105,9 @@ def test_attention_maps_that_do_not_fit(module, arguments):
         jax.eval_shape(mechanism.attention_map, large)
 
 
-def halo_of(rows, columns):
+def halo_of(rows, columns, **arguments):
     x = jnp.ones((6, 4, 2, 3))
-    return halo(x, x, x, jnp.ones((rows, 3)), jnp.ones((columns, 3)), block_size=2, halo_size=1)
+    return halo(x, x, x, jnp.ones((rows, 3)), jnp.ones((columns, 3)), block_size=2, halo_size=1, **arguments)
 
 
 def position_weights(*sizes):
@@ -112,6 +117,10 @@ def position_weights(*sizes):
 TABLES = {
     "rows": (lambda: halo_of(8, 7), "rows must be 7 vectors, of twice a window less one, got 8"),
     "columns": (lambda: halo_of(7, 5), "columns must be 7 vectors, of twice a window less one, got 5"),
+    "queries of another stride": (
+        lambda: halo_of(7, 7, stride=2),
+        r"q must be a map of 3×2 for keys of 6×4, got shape \(6, 4, 2, 3\)",
+    ),
     "even": (lambda: position_weights(3, 4), r"table must be of odd sizes, got shape \(3, 4, 3\)"),
     "another map's": (
         lambda: relative_lambdas(jnp.ones((6, 4, 2)), jnp.ones((11, 5, 3))),

@@ -9,7 +9,7 @@ from flax import nnx
 from attn_flax.checks import InputError
 from attn_flax.models.resnest import ResNeSt
 from attn_flax.models.resnet import BasicBlock, Bottleneck, ResNet
-from attn_flax.models.sknet import SelectiveBasicBlock, SelectiveConv, SKNet
+from attn_flax.models.sknet import SelectiveBasicBlock, SKNet
 
 
 def made(create, *arguments, **keywords):
@@ -20,7 +20,6 @@ def made(create, *arguments, **keywords):
 resnet = partial(made, ResNet, 3, block=BasicBlock)
 bottleneck = partial(made, Bottleneck, 4)
 sknet = partial(made, SKNet, 3, block=SelectiveBasicBlock, depths=(1, 1, 1, 1))
-selective = partial(made, SelectiveConv)
 resnest = partial(made, ResNeSt, 3, depths=(1, 1, 1, 1))
 
 REFUSALS = {
@@ -55,19 +54,6 @@ REFUSALS = {
         "every group to have as many before the 3×3 convolution, got 3 channels for 2 groups",
     ),
     "channels of a selective network": (lambda: sknet(in_channels=0), "in_channels must be at least 1, got 0"),
-    "an odd input to split": (
-        lambda: selective(3, 4, groups=1, split_input=True),
-        "a multiple of the 2 parts of the input times the 1 groups of each, got 3",
-    ),
-    "an input that its groups do not divide": (
-        lambda: selective(6, 4, groups=4),
-        "a multiple of the 1 parts of the input times the 4 groups of each, got 6",
-    ),
-    "a selective reduction": (lambda: selective(4, 4, reduction=0), "reduction must be at least 1, got 0"),
-    "another map": (
-        lambda: selective(4, 6)(jnp.ones((5, 5, 6))),
-        r"4 channels on its last axis, got shape \(5, 5, 6\)",
-    ),
     "no split": (lambda: resnest(radix=0), "radix must be at least 1, got 0"),
     "splits that do not divide the channels": (
         lambda: resnest(radix=3),

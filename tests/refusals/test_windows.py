@@ -54,6 +54,11 @@ def test_a_size_that_is_none(size):
         create(RelativeSelfAttention, size=size)
 
 
+def test_no_features_to_attend_to():
+    with pytest.raises(InputError, match="in_channels must be at least 1, got 0"):
+        create(RelativeSelfAttention, size=(7, 5), in_channels=0)
+
+
 def test_another_partition():
     with pytest.raises(InputError, match="partition must be one of window, grid, got 'block'"):
         create(PartitionAttention, window=2, partition="block")
@@ -72,7 +77,6 @@ def test_tokens_where_maps_are_expected(module, method):
 
 
 CALLS = {
-    "another size": (partial(RelativeSelfAttention, size=(7, 5)), r"x must be a map of 7×5, got shape \(3, 4, 8\)"),
     "a window that does not divide": (
         partial(PartitionAttention, window=2, partition="window"),
         r"window must be at least 1 and divide the map on each axis, got window=\(2, 2\) for a map of \(3, 4\)",

@@ -66,11 +66,14 @@ class Judge(nnx.Module):
         self.hidden = nnx.Linear(16, 5, rngs=rngs)
         self.out = nnx.Linear(5, CLASSES, rngs=rngs)
 
-    def features(self, x):
-        return jnp.tanh(self.hidden(x.reshape(len(x), -1)))
+    def forward_features(self, x):
+        return self.hidden(x.reshape(len(x), -1))
+
+    def pool(self, x):
+        return jnp.tanh(x)
 
     def __call__(self, x):
-        return self.out(self.features(x))
+        return self.out(self.pool(self.forward_features(x)))
 
 
 JUDGE = Judge(nnx.Rngs(5))

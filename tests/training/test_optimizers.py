@@ -145,3 +145,16 @@ def test_constant_stays_at_the_peak(warmup):
     rate = create_schedule("constant", 0.3, steps=7, warmup_steps=warmup)
     expected = [0.3 * min(1, step / warmup) if warmup else 0.3 for step in range(9)]
     np.testing.assert_allclose([rate(step) for step in range(9)], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_factors_scale_the_steps_of_a_parameter_and_its_decay(name):
+    params, gradient = trees(2)
+    decay = 0.0 if name in ("adam", "adam_gan") else DECAY
+    factors = {"kernel": 0.25, "bias": 1.0}
+    plain, scaled = (
+        stepped(create_optimizer(name, RATE, weight_decay=decay, clip_norm=2.0, factors=some), params, gradient)
+        for some in (None, factors)
+    )
+    for leaf, factor in factors.items():
+        np.testing.assert_allclose(scaled[leaf] - params[leaf], factor * (plain[leaf] - params[leaf]), rtol=1e-6)

@@ -8,6 +8,7 @@
 
 with conv_m in g groups and of growing reach, W_1 from c to max(c/r, L) features, and every W_2m back to c. Each channel
 chooses softly between the reaches, by what all channels see with all of them, and chooses the same at all positions.
+The whole stands in the place of a convolution, and so may be from other channels to c, and at steps of s positions.
 
 Differs from the paper: nothing. The convolutions are 3×3 with dilation (k - 1)/2 where k×k is meant; `dilated=False`
 makes them k×k. Where 32 groups do not divide the channels their greatest common divisor is the default. timm's
@@ -63,15 +64,17 @@ def sk(branches: Sequence[Float[Array, "*b h w c"]], select: Callable) -> Float[
 class SelectiveKernel(nnx.Module):
     """Selective kernels on maps of any size.
 
-    Parameters, of M branches: Σ k²·c²/g of the convolutions, c·hidden·(1 + M), and 2c·M + 2·hidden of the norms; with
-    `split_input` the convolutions have an M-th of theirs. Multiply-adds: those of the convolutions at each position,
-    and c·hidden·(1 + M).
+    Parameters, of M branches: Σ k²·c_in·c/g of the convolutions, c·hidden·(1 + M), and 2c·M + 2·hidden of the norms;
+    with `split_input` the convolutions have an M-th of theirs. Multiply-adds: those of the convolutions at each
+    position of y, and c·hidden·(1 + M).
 
     Args:
-        channels: c.
+        channels: c, of y.
+        in_channels: c_in, of x, by default c.
+        stride: s.
         kernel_sizes: the size k of each branch's window, odd.
         dilated: whether a larger window than 3×3 is a dilated one of 3×3.
-        groups: g of each convolution; by default the greatest common divisor of 32 and the channels it sees.
+        groups: g of each convolution; by default the greatest common divisor of 32, c and the channels it sees.
         reduction: r.
         minimum: L, below which the features in the middle do not go.
         hidden: these features, by default max(⌊c/r⌋, L).
@@ -89,6 +92,8 @@ class SelectiveKernel(nnx.Module):
         self,
         channels: int,
         *,
+        in_channels: int | None = None,
+        stride: int = 1,
         kernel_sizes: Sequence[int] = (3, 5),
         dilated: bool = True,
         groups: int | None = None,
@@ -100,7 +105,9 @@ class SelectiveKernel(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        check(channels >= 1, f"channels must be at least 1, got {channels}.")
+        in_channels = channels if in_channels is None else in_channels
+        for name, size in (("channels", channels), ("in_channels", in_channels), ("stride", stride)):
+            check(size >= 1, f"{name} must be at least 1, got {size}.")
         hidden = hidden_width(channels, reduction, hidden, at_least=minimum)
         check(
             len(kernel_sizes) >= 1 and all(k >= 1 and k % 2 for k in kernel_sizes),
@@ -108,22 +115,26 @@ class SelectiveKernel(nnx.Module):
         )
         self.parts = len(kernel_sizes) if split_input else 1
         check(
-            channels % self.parts == 0,
-            f"the {self.parts} branches must divide channels to split the input, got {channels}.",
+            in_channels % self.parts == 0,
+            f"the {self.parts} branches must divide in_channels to split the input, got {in_channels}.",
         )
-        groups = math.gcd(32, channels // self.parts) if groups is None else groups
+        seen = in_channels // self.parts
+        groups = math.gcd(32, channels, seen) if groups is None else groups
         check(
-            groups >= 1 and channels // self.parts % groups == 0,
-            f"groups must be at least 1 and divide the {channels // self.parts} channels of a branch, got {groups}.",
+            groups >= 1 and channels % groups == seen % groups == 0,
+            f"groups must be at least 1 and divide the {seen} channels that a branch sees and the {channels} of y, "
+            f"got {groups}.",
         )
         layer = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
 
         def conv(k):
             size, dilation = (3, (k - 1) // 2) if dilated and k > 3 else (k, 1)
             return nnx.Conv(
-                channels // self.parts,
+                seen,
                 channels,
                 (size, size),
+                stride,
+                padding=dilation * (size // 2),
                 kernel_dilation=dilation,
                 feature_group_count=groups,
                 use_bias=False,
@@ -136,25 +147,27 @@ class SelectiveKernel(nnx.Module):
         self.reduce = nnx.Linear(channels, hidden, use_bias=False, **layer)
         self.norm = BatchNorm(hidden, **layer)
         self.expand = nnx.Linear(hidden, len(kernel_sizes) * channels, use_bias=False, **layer)
+        self.in_channels = in_channels
+        self.stride = stride
 
-    def attention_map(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b m c"]:
+    def attention_map(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b m d"]:
         """a, for each channel a weight of each branch."""
         return sk_weights(self._branches(x), self._select)
 
-    def __call__(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b h w c"]:
-        """y, in the layout of x."""
+    def __call__(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b p q d"]:
+        """y, in the layout of x, of ⌈h/s⌉·⌈w/s⌉ positions."""
         return sk(self._branches(x), self._select)
 
     def cost(self, shape: tuple[int, ...]) -> Cost:
-        """For an example (h, w, c)."""
-        h, w, c = shape
-        hidden, branches = self.norm.num_features, len(self.convs)
+        """For an example (h, w, c_in)."""
+        h, w = (-(-size // self.stride) for size in shape[:2])
+        c, hidden, branches = self.reduce.in_features, self.reduce.out_features, len(self.convs)
         convolutions = sum(math.prod(conv.kernel_size) * conv.kernel_shape[-2] * c for conv in self.convs)
         layers = c * hidden * (1 + branches)
         return Cost(convolutions + layers + 2 * (c * branches + hidden), h * w * convolutions + layers)
 
     def _branches(self, x):
-        check_map(x, self.reduce.in_features)
+        check_map(x, self.in_channels)
         inputs = jnp.split(promote(x, self.reduce), self.parts, -1) * (len(self.convs) // self.parts)
         parts = zip(inputs, self.convs, self.norms, strict=True)
         return [jax.nn.relu(norm(conv(u))) for u, conv, norm in parts]

@@ -58,6 +58,7 @@ class SqueezeExcite(nnx.Module):
         reduction: r.
         hidden: the features between the layers, by default ⌊c/r⌋ and at least 1.
         use_bias: whether the layers have biases.
+        activation: between the layers.
         dtype: the type to compute in; by default that of input and parameters together.
         param_dtype: the type of the parameters.
         rngs: the source of the initial parameters.
@@ -73,12 +74,14 @@ class SqueezeExcite(nnx.Module):
         reduction: int = 16,
         hidden: int | None = None,
         use_bias: bool = False,
+        activation: Callable[[Array], Array] = jax.nn.relu,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         hidden = hidden_width(channels, reduction, hidden)
-        self.excite = Perceptron(channels, hidden, use_bias=use_bias, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        layer = {"use_bias": use_bias, "activation": activation, "dtype": dtype, "param_dtype": param_dtype}
+        self.excite = Perceptron(channels, hidden, **layer, rngs=rngs)
 
     def attention_map(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b c"]:
         """s, a weight for each channel."""

@@ -84,7 +84,7 @@ class AttentionPool(nnx.Module):
         channels: int,
         *,
         num_heads: int = 8,
-        mlp_ratio: int = 4,
+        mlp_ratio: int | float = 4,
         num_spatial_dims: int = 2,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
@@ -100,7 +100,7 @@ class AttentionPool(nnx.Module):
         self.kv = nnx.Linear(channels, 2 * channels, **layer)
         self.proj = nnx.Linear(channels, channels, **layer)
         self.norm = LayerNorm(channels, **layer)
-        self.mlp = Perceptron(channels, mlp_ratio * channels, activation=gelu, **layer)
+        self.mlp = Perceptron(channels, round(mlp_ratio * channels), activation=gelu, **layer)
         self.num_heads = num_heads
         self.num_spatial_dims = num_spatial_dims
 

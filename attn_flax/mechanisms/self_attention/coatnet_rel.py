@@ -9,12 +9,16 @@ learned numbers for each head. The table is a depthwise convolution as large as 
 added before the softmax: what lies at a certain offset counts more or less whatever it is, and what is alike counts
 wherever it lies.
 
+A map of another size than the table's gets the table interpolated linearly, as the authors do where they tune a network
+for larger images.
+
 Differs from the paper: nothing. Its equation leaves out heads, layers and scale, which its networks have.
 
 Errors elsewhere: External-Attention-pytorch's CoAtNet attends without the table, and to a map laid out in one row.
 
 Source: Dai, Liu, Le and Tan, "CoAtNet: Marrying Convolution and Attention for All Data Sizes" (2021), arXiv:2106.04803.
-Confirmed with timm's code, whose features lie head by head, [q, k, v] in each, as here.
+Confirmed with timm's code, whose features lie head by head, [q, k, v] in each, as here; the interpolation read in the
+authors' code of MaxViT.
 """
 
 from collections.abc import Callable, Sequence
@@ -69,21 +73,23 @@ def _split(features, table):
 
 
 class RelativeSelfAttention(nnx.Module):
-    """Self-attention that knows offsets, over maps of one size.
+    """Self-attention that knows offsets.
 
-    Parameters: 4c² + 4c + (2h - 1)(2w - 1)·k, with k = c/d heads. Multiply-adds, with n = h·w: 4n·c² + 2n²·c.
+    Parameters: 3c_in·c + c² + 4c + (2h - 1)(2w - 1)·k, with k = c/d heads. Multiply-adds, with n positions:
+    n(3c_in·c + c²) + 2n²·c.
 
     Args:
-        channels: c.
-        size: h and w.
+        channels: c, of q, k, v and y.
+        size: h and w, of the maps that the table is for; others may come.
         head_dim: d, which must divide c.
+        in_channels: c_in, of x; by default c.
         dtype: the type to compute in; by default that of input and parameters together.
         param_dtype: the type of the parameters.
         rngs: the source of the initial parameters.
 
     Raises:
         InputError: sizes below 1 or heads that do not divide the channels, at construction; an input that is no map of
-            these channels and this size at the call.
+            these channels at the call.
     """
 
     def __init__(
@@ -92,6 +98,7 @@ class RelativeSelfAttention(nnx.Module):
         *,
         size: tuple[int, int],
         head_dim: int = 32,
+        in_channels: int | None = None,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -99,31 +106,40 @@ class RelativeSelfAttention(nnx.Module):
         num_heads = count_heads(channels, head_dim)
         check(len(size) == 2 and min(size) >= 1, f"size must be a height and a width of at least 1, got {size}.")
         layer = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.qkv = nnx.Linear(channels, 3 * channels, **layer)
+        in_channels = channels if in_channels is None else in_channels
+        check(in_channels >= 1, f"in_channels must be at least 1, got {in_channels}.")
+        self.qkv = nnx.Linear(in_channels, 3 * channels, **layer)
         self.proj = nnx.Linear(channels, channels, **layer)
         self.relative_position_bias_table = create_table(size, num_heads, rngs, param_dtype)
         self.size = tuple(size)
 
     def attention_map(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b k n n"]:
         """α of every head, positions in row-major order."""
-        x = self._tokens(x)
-        return coatnet_rel_weights(x, self.qkv, self._table(x), size=self.size)
+        size, tokens = self._tokens(x)
+        return coatnet_rel_weights(tokens, self.qkv, self._table(size, tokens.dtype), size=size)
 
-    def __call__(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b h w c"]:
+    def __call__(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b h w e"]:
         """y, in the layout of x."""
-        tokens = self._tokens(x)
-        return coatnet_rel(tokens, self.qkv, self.proj, self._table(tokens), size=self.size).reshape(x.shape)
+        size, tokens = self._tokens(x)
+        y = coatnet_rel(tokens, self.qkv, self.proj, self._table(size, tokens.dtype), size=size)
+        return y.reshape(*x.shape[:-1], -1)
 
     def cost(self, shape: tuple[int, ...]) -> Cost:
-        """For an example (h, w, c)."""
-        h, w, c = shape
-        n = h * w
-        return Cost(4 * c * c + 4 * c + self.relative_position_bias_table.size, 4 * n * c * c + 2 * n * n * c)
+        """For an example (h, w, c_in)."""
+        h, w, c_in = shape
+        n, c = h * w, self.proj.in_features
+        layers = 3 * c_in * c + c * c
+        return Cost(layers + 4 * c + self.relative_position_bias_table.size, n * layers + 2 * n * n * c)
 
     def _tokens(self, x):
-        check_map(x, self.proj.in_features)
-        check(x.shape[-3:-1] == self.size, f"x must be a map of {self.size[0]}×{self.size[1]}, got shape {x.shape}.")
-        return flatten_positions(promote(x, self.qkv), 2)
+        check_map(x, self.qkv.in_features)
+        return x.shape[-3:-1], flatten_positions(promote(x, self.qkv), 2)
 
-    def _table(self, x):
-        return self.relative_position_bias_table[...].astype(x.dtype)
+    def _table(self, size, dtype):
+        """The table for maps of a size."""
+        table = self.relative_position_bias_table[...]
+        if size != self.size:
+            h, w = self.size
+            offsets = table.reshape(2 * h - 1, 2 * w - 1, -1)
+            table = ops.resize_bilinear(offsets, (2 * size[0] - 1, 2 * size[1] - 1)).reshape(-1, table.shape[-1])
+        return table.astype(dtype)

@@ -10,17 +10,19 @@ by the heads. All positions of a block share one window of b + 2h positions a si
 dense products.
 
 A map that is no multiple of b is filled up below and on the right; what was added is cut off in the end, and nobody
-sees it.
+sees it. With a stride s, which divides b, only every s-th row and column asks, from the first on: z is a map of ⌈h/s⌉
+by ⌈w/s⌉ positions, each of which sees the window that it saw before.
 
 Differs from the paper: it writes no 1/√d, and does not say whether the zeros around the map are seen. Here they are
 masked; with `attend_padding` they are keys and values like all others, those that fill up the map, too, and with
 `scale_positions=False` q_iᵀ r is not divided: timm's networks need both. The vector for an offset is the sum of those
 for the axes, each of d features, as in BoTNet. Each table has 2·(b + 2h) - 1 of them, as timm's has, for the offsets
-1 - b - 3h to b + h - 1; no pair of positions takes the first 2h. The strided form is left out.
+1 - b - 3h to b + h - 1; no pair of positions takes the first 2h.
 
 Errors elsewhere: timm's layer lets the zeros around the map take weight, and scales the products with the keys alone by
-default. External-Attention-pytorch masks what lies inside the map, so that blocks ask the zeros around it, or all keys
-alike where there are none, and queries and keys learn nothing.
+default. Where it is strided, the offset of a key is counted from the query's place among those of its block that ask,
+not from its position; `compact_offsets` does that. External-Attention-pytorch masks what lies inside the map, so that
+blocks ask the zeros around it, or all keys alike where there are none, and queries and keys learn nothing.
 
 Source: Vaswani, Ramachandran, Srinivas, Parmar, Hechtman and Shlens, "Scaling Local Self-Attention for Parameter
 Efficient Visual Backbones" (2021), arXiv:2103.12731. Confirmed with timm's code.
@@ -38,39 +40,45 @@ from attn_flax.mechanisms.layout import check_heads, check_map, join_heads, prom
 
 
 def halo_weights(
-    q: Float[Array, "*b h w k d"],
+    q: Float[Array, "*b p q k d"],
     k: Float[Array, "*b h w k d"],
     rows: Float[Array, "offsets d"],
     columns: Float[Array, "offsets d"],
     *,
     block_size: int,
     halo_size: int,
+    stride: int = 1,
     scale_positions: bool = True,
     attend_padding: bool = False,
+    compact_offsets: bool = False,
 ) -> Float[Array, "*b blocks k n m"]:
-    """α of every block and head: a row for each position of the block, a column for each of its window.
+    """α of every block and head: a row for each position of the block that asks, a column for each of its window.
 
     Blocks, and positions in them, are in row-major order; those that fill up the map have rows, too.
 
     Args:
-        q: the queries.
+        q: the queries, of ⌈h/s⌉×⌈w/s⌉ positions.
         k: the keys.
         rows: r^h, 2·(b + 2h) - 1 vectors for the offsets 1 - b - 3h to b + h - 1 from query to key.
         columns: r^w, likewise.
         block_size: b.
         halo_size: h.
+        stride: s.
         scale_positions: whether q_iᵀ r is divided by √d, as q_iᵀ k_j is.
         attend_padding: whether the zeros around the map are keys.
+        compact_offsets: whether offsets are counted from the query's place among those of its block that ask.
 
     Raises:
-        InputError: a table of another length, a block below 1 or a halo below 0.
+        InputError: a table of another length, a block below 1, a halo below 0, a stride that does not divide the block,
+            or other queries than there are of these keys.
     """
-    q, k, tables = _compared(q, k, rows, columns, block_size, halo_size, scale_positions, attend_padding)
+    sizes = block_size, halo_size, stride
+    q, k, tables = _compared(q, k, rows, columns, *sizes, scale_positions, attend_padding, compact_offsets)
     return ops.dot_product_attention_weights(q, k, **tables)
 
 
 def halo(
-    q: Float[Array, "*b h w k d"],
+    q: Float[Array, "*b p q k d"],
     k: Float[Array, "*b h w k d"],
     v: Float[Array, "*b h w k e"],
     rows: Float[Array, "offsets d"],
@@ -78,29 +86,48 @@ def halo(
     *,
     block_size: int,
     halo_size: int,
+    stride: int = 1,
     scale_positions: bool = True,
     attend_padding: bool = False,
-) -> Float[Array, "*b h w k e"]:
+    compact_offsets: bool = False,
+) -> Float[Array, "*b p q k e"]:
     """Σ_j α_ij v_j, with the α of `halo_weights`.
 
     >>> v, r = jnp.array([1.0, 3.0, 8.0, 8.0]).reshape(1, 4, 1, 1), jnp.zeros((7, 1))
     >>> halo(0 * v, v, v, r, r, block_size=2, halo_size=1).squeeze()  # nothing stands out: the means of three positions
     Array([4.       , 4.       , 6.3333335, 6.3333335], dtype=float32)
     """
-    q, k, tables = _compared(q, k, rows, columns, block_size, halo_size, scale_positions, attend_padding)
+    *batch, p, w, _, _ = q.shape
+    sizes = block_size, halo_size, stride
+    q, k, tables = _compared(q, k, rows, columns, *sizes, scale_positions, attend_padding, compact_offsets)
     blocks = ops.dot_product_attention(q, k, _windows(v, block_size, halo_size), **tables)
-    h, w = v.shape[-4:-2]
-    filled = (h + -h % block_size, w + -w % block_size)
-    z = ops.window_merge(join_heads(blocks), (block_size, block_size), filled)
-    return z[..., :h, :w, :].reshape(v.shape)
+    asking = block_size // stride
+    filled = (p + -p % asking, w + -w % asking)
+    z = ops.window_merge(join_heads(blocks), (asking, asking), filled)
+    return z[..., :p, :w, :].reshape(*batch, p, w, *v.shape[-2:])
 
 
-def _compared(q, k, rows, columns, block, halo, scale_positions, attend_padding):
+def _compared(q, k, rows, columns, block, halo, stride, scale_positions, attend_padding, compact_offsets):
     """The queries of all blocks, the keys of their windows, and the tables of what is added to their products."""
-    mask = None if attend_padding else _inside(k.shape[-4:-2], block, halo)
-    q, k = _windows(q, block, 0), _windows(k, block, halo)
+    _check_stride(stride, block)
+    size = k.shape[-4:-2]
+    asking = tuple(-(-n // stride) for n in size)
+    check(
+        q.shape[-4:-2] == asking,
+        f"q must be a map of {asking[0]}×{asking[1]} for keys of {size[0]}×{size[1]}, got shape {q.shape}.",
+    )
+    mask = None if attend_padding else _inside(size, block, halo)
+    q, k = _windows(q, block // stride, 0), _windows(k, block, halo)
+    places = range(block // stride) if compact_offsets else range(0, block, stride)
     scale = q.shape[-1] ** -0.5 if scale_positions else 1
-    return q, k, {"bias": scale * _position_scores(q, rows, columns, block, halo), "mask": mask}
+    return q, k, {"bias": scale * _position_scores(q, rows, columns, places, block + 2 * halo), "mask": mask}
+
+
+def _check_stride(stride, block):
+    check(
+        stride >= 1 and block % stride == 0,
+        f"stride must be at least 1 and divide block_size, got stride={stride}, block_size={block}.",
+    )
 
 
 def _windows(x, block, halo):
@@ -116,25 +143,26 @@ def _inside(size, block, halo):
     return windows.reshape(len(windows), 1, 1, -1)
 
 
-def _position_scores(q, rows, columns, block, halo):
-    """q_iᵀ (r^h + r^w) of the positions in a block and in its window, in float32 or wider: (*b, blocks, k, n, m)."""
+def _position_scores(q, rows, columns, places, window):
+    """q_iᵀ (r^h + r^w) of the places in a block and in its window, in float32 or wider: (*b, blocks, k, n, m)."""
     for name, table in (("rows", rows), ("columns", columns)):
-        offsets = 2 * (block + 2 * halo) - 1
+        offsets = 2 * window - 1
         check(len(table) == offsets, f"{name} must be {offsets} vectors, of twice a window less one, got {len(table)}.")
     wide = ops.at_least_float32(q.dtype)
-    offset = ops.relative_position_index((block + 2 * halo,)).T[:block]
+    offset = ops.relative_position_index((window,)).T[list(places)]
     r_h, r_w = (table.astype(wide)[offset].astype(q.dtype) for table in (rows, columns))
-    q = q.reshape(*q.shape[:-3], block, block, *q.shape[-2:])
+    q = q.reshape(*q.shape[:-3], len(places), len(places), *q.shape[-2:])
     e_h = jnp.einsum("...yxkd,yid->...kyxi", q, r_h, preferred_element_type=wide)
     e_w = jnp.einsum("...yxkd,xjd->...kyxj", q, r_w, preferred_element_type=wide)
-    return (e_h[..., :, None] + e_w[..., None, :]).reshape(*e_h.shape[:-3], block**2, -1)
+    return (e_h[..., :, None] + e_w[..., None, :]).reshape(*e_h.shape[:-3], len(places) ** 2, -1)
 
 
 class HaloAttention(nnx.Module):
     """Halo attention over maps of any size.
 
     Parameters: c·(2k·d + c) + (4·(b + 2h) - 2)·d, with k heads; 3c² + (4·(b + 2h) - 2)·c/k by default. Multiply-adds,
-    of n positions, N with those that fill up the map, and s = b + 2h: n·c·(2k·d + c) + N·(2s·k·d + s²·(k·d + c)).
+    of n positions, N with those that fill up the map, and t = b + 2h: n·c·(k·d/s² + k·d + c) + N/s²·(2t·k·d +
+    t²·(k·d + c)).
 
     Args:
         channels: c.
@@ -142,15 +170,17 @@ class HaloAttention(nnx.Module):
         block_size: b.
         halo_size: h.
         key_features: d, of a head's queries and keys; by default c/k, as its values have.
+        stride: s, which must divide b.
         scale_positions: whether the products of queries and offsets are divided by √d, as those with keys are.
         attend_padding: whether the zeros around the map are keys and values, too.
+        compact_offsets: whether offsets are counted from the query's place among those of its block that ask.
         dtype: the type to compute in; by default that of input and parameters together.
         param_dtype: the type of the parameters.
         rngs: the source of the initial parameters.
 
     Raises:
-        InputError: sizes below 1, a halo below 0 or heads that do not divide the channels, at construction; an input
-            that is no map of these channels at the call.
+        InputError: sizes below 1, a halo below 0, heads that do not divide the channels or a stride that does not
+            divide the block, at construction; an input that is no map of these channels at the call.
     """
 
     def __init__(
@@ -161,8 +191,10 @@ class HaloAttention(nnx.Module):
         block_size: int = 8,
         halo_size: int = 3,
         key_features: int | None = None,
+        stride: int = 1,
         scale_positions: bool = True,
         attend_padding: bool = False,
+        compact_offsets: bool = False,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -170,6 +202,7 @@ class HaloAttention(nnx.Module):
         check_heads(channels, num_heads)
         check(block_size >= 1, f"block_size must be at least 1, got {block_size}.")
         check(halo_size >= 0, f"halo_size must be at least 0, got {halo_size}.")
+        _check_stride(stride, block_size)
         d = channels // num_heads if key_features is None else key_features
         check(d >= 1, f"key_features must be at least 1, got {d}.")
         layer = {"use_bias": False, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
@@ -181,40 +214,46 @@ class HaloAttention(nnx.Module):
         self.num_heads = num_heads
         self.block_size = block_size
         self.halo_size = halo_size
+        self.stride = stride
         self.scale_positions = scale_positions
         self.attend_padding = attend_padding
+        self.compact_offsets = compact_offsets
 
     def attention_map(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b blocks k n m"]:
-        """α of every block and head, b² rows and (b + 2h)² columns, all in row-major order."""
+        """α of every block and head, (b/s)² rows and (b + 2h)² columns, all in row-major order."""
         q, k, _, *tables = self._split(x)
         return halo_weights(q, k, *tables, **self._options())
 
-    def __call__(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b h w c"]:
+    def __call__(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b p q c"]:
         """z, in the layout of x."""
         return join_heads(halo(*self._split(x), **self._options()))
 
     def cost(self, shape: tuple[int, ...]) -> Cost:
         """For an example (h, w, c)."""
         h, w, c = shape
-        block, window = self.block_size, self.block_size + 2 * self.halo_size
-        filled = -(-h // block) * -(-w // block) * block**2
-        layers = c * (self.q.out_features + self.kv.out_features)
-        pairs = filled * (2 * window * self.q.out_features + window**2 * self.kv.out_features)
-        return Cost(layers + self.rows.size + self.columns.size, h * w * layers + pairs)
+        block, window, stride = self.block_size, self.block_size + 2 * self.halo_size, self.stride
+        queries, values = c * self.q.out_features, c * self.kv.out_features
+        asking = -(-h // block) * -(-w // block) * (block // stride) ** 2
+        pairs = asking * (2 * window * self.q.out_features + window**2 * self.kv.out_features)
+        layers = -(-h // stride) * -(-w // stride) * queries + h * w * values
+        return Cost(queries + values + self.rows.size + self.columns.size, layers + pairs)
 
     def _options(self):
         return {
             "block_size": self.block_size,
             "halo_size": self.halo_size,
+            "stride": self.stride,
             "scale_positions": self.scale_positions,
             "attend_padding": self.attend_padding,
+            "compact_offsets": self.compact_offsets,
         }
 
     def _split(self, x):
         """q, k and v of each head, r^h and r^w."""
         check_map(x, self.q.in_features)
         x = promote(x, self.q)
-        q, kv = (y.reshape(*y.shape[:-1], self.num_heads, -1) for y in (self.q(x), self.kv(x)))
+        asking = x[..., :: self.stride, :: self.stride, :]
+        q, kv = (y.reshape(*y.shape[:-1], self.num_heads, -1) for y in (self.q(asking), self.kv(x)))
         d = q.shape[-1]
         tables = (table[...].astype(x.dtype) for table in (self.rows, self.columns))
         return q, kv[..., :d], kv[..., d:], *tables

@@ -14,9 +14,14 @@ from tests.mechanisms.branch.convolution import conv, normalize, softmax
 
 SHAPE = (7, 5, 8)
 REACHES = ((3, 1), (3, 2))
-# What the Module is made of, and what the oracle is told: the branches' (k, dilation), the groups, the parts of x.
+# What the Module is made of, and what the oracle is told: the branches' (k, dilation), the groups, the parts of x, and
+# the stride.
 FORMS = {
     "paper": ({"groups": 4, "hidden": 5}, (REACHES, 4, 1)),
+    "from fewer channels at steps of 2": (
+        {"in_channels": 6, "stride": 2, "groups": 2, "hidden": 5},
+        (REACHES, 2, 1, 2),
+    ),
     "three branches": ({"groups": 1, "hidden": 5, "kernel_sizes": (3, 5, 7)}, ((*REACHES, (3, 3)), 1, 1)),
     "not dilated": ({"groups": 8, "hidden": 5, "kernel_sizes": (1, 5), "dilated": False}, (((1, 1), (5, 1)), 8, 1)),
     "split input": ({"groups": 1, "hidden": 5, "split_input": True}, (REACHES, 1, 2)),
@@ -28,10 +33,10 @@ def relu(x):
     return np.maximum(x, 0)
 
 
-def branches(x, p, reaches, groups, parts):
+def branches(x, p, reaches, groups, parts, stride=1):
     inputs = np.split(x, parts, -1) if parts > 1 else [x] * len(reaches)
     us = [conv(u, p[f"convs.{m}.kernel"], groups=groups, dilation=reaches[m][1]) for m, u in enumerate(inputs)]
-    return [relu(normalize(u, p, f"norms.{m}")) for m, u in enumerate(us)]
+    return [relu(normalize(u[::stride, ::stride], p, f"norms.{m}")) for m, u in enumerate(us)]
 
 
 def weights_of(us, p, *, norm=True, act=relu, gate=softmax, pool=np.mean):
@@ -53,9 +58,10 @@ def oracle(x, p, form="paper", **kinds):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_it_is_the_paper(form):
-    against_oracle.assert_equal(CREATE[form], partial(oracle, form=form), SHAPE)
+    shape = (7, 5, FORMS[form][0].get("in_channels", 8))
+    against_oracle.assert_equal(CREATE[form], partial(oracle, form=form), shape)
     against_oracle.assert_equal(
-        CREATE[form], partial(weights, form=form), SHAPE, method="attention_map", gradient=False
+        CREATE[form], partial(weights, form=form), shape, method="attention_map", gradient=False
     )
 
 
@@ -96,6 +102,13 @@ def test_the_paper_never_squeezes_below_32_features_as_timm_does():
     c = 64
     assert parameters(c) == 18 * c * c // 32 + 4 * c + 3 * c * 32 + 2 * 32
     assert parameters(c, groups=1, hidden=8) == 18 * c * c + 4 * c + 3 * c * 8 + 2 * 8
+
+
+def test_its_convolutions_cost_what_their_outputs_do():
+    module = SelectiveKernel(6, in_channels=4, stride=2, groups=2, hidden=3, rngs=nnx.Rngs(0))
+    cost = module.cost((5, 4, 4))
+    assert cost.parameters == sum(p.size for p in jax.tree.leaves(nnx.state(module, nnx.Param)))
+    assert cost.multiply_adds == 3 * 2 * 2 * (9 * 2 * 6) + 6 * 3 + 3 * 12
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(64, 32), (24, 8), (7, 1)])

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import jax
 import numpy as np
 import pytest
 
@@ -31,6 +32,11 @@ def oracle(x, p, **kinds):
 def test_it_is_the_paper(biases):
     against_oracle.assert_equal(CREATE[biases], oracle, SHAPE)
     against_oracle.assert_equal(CREATE[biases], weights, SHAPE, method="attention_map", gradient=False)
+
+
+def test_another_activation_stands_between_the_layers():
+    create = partial(SqueezeExcite, 6, reduction=2, activation=jax.nn.silu)
+    against_oracle.assert_equal(create, partial(oracle, act=lambda u: u * sigmoid(u)), SHAPE)
 
 
 MUTANTS = {

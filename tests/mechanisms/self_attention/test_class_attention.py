@@ -18,25 +18,26 @@ create = partial(ClassAttention, 6, num_heads=HEADS)
 FORMS = {"no biases": create, "all biases": partial(create, qkv_bias=True)}
 
 
-def asked(x, p, *, token=0):
+def asked(x, p, *, token=0, heads=HEADS):
     """q of the class token, and k and v of all, as lists of each head's (n, d)."""
     features = [
         np.array([x_i @ p[f"{layer}.kernel"] + p.get(f"{layer}.bias", 0) for x_i in tokens])
         for layer, tokens in zip(LAYERS, (x[token][None], x, x), strict=True)
     ]
-    d = x.shape[1] // HEADS
-    return [[part[:, h * d : (h + 1) * d] for h in range(HEADS)] for part in features]
+    d = x.shape[1] // heads
+    return [[part[:, h * d : (h + 1) * d] for h in range(heads)] for part in features]
 
 
-def weights(x, p, *, scale=3**-0.5, keys=slice(None), token=0):
-    q, k, _ = asked(x, p, token=token)
+def weights(x, p, *, scale=None, keys=slice(None), **who):
+    q, k, _ = asked(x, p, **who)
+    scale = scale or k[0].shape[1] ** -0.5
     return np.array([softmax_values(scores(q_h, k_h[keys]) * scale)[0] for q_h, k_h in zip(q, k, strict=True)])
 
 
-def joined(x, p, *, keys=slice(None), **kinds):
-    v = asked(x, p)[2]
-    alpha = weights(x, p, keys=keys, **kinds)
-    return np.concatenate([weighted_sums(alpha[h][None], v[h][keys])[0] for h in range(HEADS)])
+def joined(x, p, *, keys=slice(None), heads=HEADS, **kinds):
+    v = asked(x, p, heads=heads)[2]
+    alpha = weights(x, p, keys=keys, heads=heads, **kinds)
+    return np.concatenate([weighted_sums(alpha[h][None], v[h][keys])[0] for h in range(heads)])
 
 
 def oracle(x, p, **kinds):

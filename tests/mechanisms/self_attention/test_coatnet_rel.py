@@ -3,6 +3,7 @@
 import itertools
 from functools import partial
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -48,7 +49,7 @@ def weights(x, p, *, split=interleaved, scale=None, bias=position_bias, normaliz
 def joined(x, p, *, split=interleaved, **kinds):
     v = split(x, p)[2]
     each = [weighted_sums(alpha, v_k) for alpha, v_k in zip(weights(x, p, split=split, **kinds), v, strict=True)]
-    return np.concatenate(each, 1).reshape(x.shape)
+    return np.concatenate(each, 1).reshape(*x.shape[:2], -1)
 
 
 def oracle(x, p, **kinds):
@@ -58,6 +59,27 @@ def oracle(x, p, **kinds):
 def test_it_is_the_paper():
     against_oracle.assert_equal(create, oracle, SHAPE)
     against_oracle.assert_equal(create, weights, SHAPE, method="attention_map", gradient=False)
+
+
+def test_features_may_go_in_other_than_they_come_out():
+    against_oracle.assert_equal(partial(create, in_channels=4), oracle, (5, 3, 4))
+
+
+def interpolated(table, h, w):
+    """A number for each pair of positions of a map h×w, out of a table for 5×3."""
+    rows = table.reshape(9, 5)
+    for axis, size in enumerate((2 * h - 1, 2 * w - 1)):
+        length = rows.shape[axis]
+        places = (np.arange(size) + 0.5) * length / size - 0.5
+        rows = np.apply_along_axis(lambda line, at, n: np.interp(at, np.arange(n), line), axis, rows, places, length)
+    return position_bias(rows, h, w)
+
+
+@pytest.mark.parametrize("size", [(6, 4), (2, 3)])
+def test_for_a_map_of_another_size_the_table_is_interpolated(size):
+    against_oracle.assert_equal(create, partial(oracle, bias=interpolated), (*size, 6))
+    of_weights = partial(weights, bias=interpolated)
+    against_oracle.assert_equal(create, of_weights, (*size, 6), method="attention_map", gradient=False)
 
 
 MUTANTS = {
@@ -82,6 +104,13 @@ def test_usual_mistakes_differ(mutant):
 def test_it_has_as_many_parameters_as_timms():
     module = nnx.eval_shape(lambda: RelativeSelfAttention(64, size=(7, 5), rngs=nnx.Rngs(0)))
     assert module.cost((7, 5, 64)).parameters == 4 * 64**2 + 4 * 64 + 13 * 9 * 2
+
+
+def test_its_cost_is_that_of_its_layers_and_of_the_pairs_of_positions():
+    module = nnx.eval_shape(lambda: create(in_channels=4, rngs=nnx.Rngs(0)))
+    cost = module.cost((2, 7, 4))
+    assert cost.parameters == sum(p.size for p in jax.tree.leaves(nnx.state(module, nnx.Param)))
+    assert cost.multiply_adds == 14 * (4 * 18 + 6 * 6) + 2 * 14 * 14 * 6
 
 
 def load(attention, p):

@@ -2,25 +2,28 @@
 
 from functools import partial
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 from attn_flax.mechanisms.self_attention.halo import HaloAttention
-from tests import timm_oracle
+from tests import costs, timm_oracle
 from tests.mechanisms import against_oracle
 from tests.oracles import weighted_sums
 
 HEADS, BLOCK, HALO = 2, 3, 1
-WINDOW = BLOCK + 2 * HALO
 WHOLE, RAGGED = (6, 9, 8), (7, 5, 8)
 create = partial(HaloAttention, 8, num_heads=HEADS, block_size=BLOCK, halo_size=HALO)
 TIMMS = {"scale_positions": False, "attend_padding": True}
+STRIDED = {**TIMMS, "stride": 2, "compact_offsets": True}
 FORMS = {
     "whole blocks": (create, WHOLE, {}),
     "a map filled up": (partial(create, key_features=3), RAGGED, {}),
     "timm's": (partial(create, **TIMMS), WHOLE, TIMMS),
     "timm's, a map filled up": (partial(create, **TIMMS), RAGGED, TIMMS),
+    "strided": (partial(create, block_size=4, stride=2), RAGGED, {"block": 4, "stride": 2}),
+    "timm's, strided": (partial(create, block_size=4, **STRIDED), (4, 8, 8), {"block": 4, **STRIDED}),
 }
 
 
@@ -63,16 +66,16 @@ def softmax_of_unseen(scores, seen):
     return softmax_of_seen(np.zeros_like(scores), np.ones_like(seen)) if seen.all() else softmax_of_seen(scores, ~seen)
 
 
-def blocks(x):
-    """The places of each block and those of its window."""
+def blocks(x, block=BLOCK, stride=1):
+    """The places of each block that ask and those of its window."""
     h, w, _ = x.shape
     return [
         (
-            [(y, z) for y in range(top, top + BLOCK) for z in range(left, left + BLOCK)],
-            [(y, z) for y in range(top - HALO, top + BLOCK + HALO) for z in range(left - HALO, left + BLOCK + HALO)],
+            [(y, z) for y in range(top, top + block, stride) for z in range(left, left + block, stride)],
+            [(y, z) for y in range(top - HALO, top + block + HALO) for z in range(left - HALO, left + block + HALO)],
         )
-        for top in range(0, h, BLOCK)
-        for left in range(0, w, BLOCK)
+        for top in range(0, h, block)
+        for left in range(0, w, block)
     ]
 
 
@@ -80,6 +83,9 @@ def weights(
     x,
     p,
     *,
+    block=BLOCK,
+    stride=1,
+    compact_offsets=False,
     scale_positions=True,
     attend_padding=False,
     scale=True,
@@ -93,16 +99,17 @@ def weights(
     d = p["rows"].shape[1]
     factor = d**-0.5 if scale else 1.0
     maps = []
-    for queries, keys in blocks(x):
+    for queries, keys in blocks(x, block, stride):
         inside = np.array([0 <= y < h and 0 <= z < w for y, z in keys])
         of_heads = []
         for head in range(HEADS):
             alpha = []
             for query in queries:
                 e = []
+                moved = [y % block - y % block // stride if compact_offsets else 0 for y in query]
                 for key in keys:
                     r_h, r_w = (
-                        p[name][row(query[axis], key[axis]) + WINDOW - 1]
+                        p[name][row(query[axis] - moved[axis], key[axis]) + block + 2 * HALO - 1]
                         for axis, name in enumerate(("rows", "columns"))
                     )
                     position = q[head](*query) @ (r_h + r_w)
@@ -114,15 +121,16 @@ def weights(
     return np.array(maps)
 
 
-def oracle(x, p, *, split=asked, **kinds):
+def oracle(x, p, *, block=BLOCK, stride=1, split=asked, **kinds):
     h, w, c = x.shape
     v = split(x, p)[2]
-    out = np.zeros((h + BLOCK, w + BLOCK, c))
-    for (queries, keys), alpha in zip(blocks(x), weights(x, p, split=split, **kinds), strict=True):
+    out = np.zeros((h + block, w + block, c))
+    alphas = weights(x, p, block=block, stride=stride, split=split, **kinds)
+    for (queries, keys), alpha in zip(blocks(x, block, stride), alphas, strict=True):
         each = [weighted_sums(alpha[j], np.array([v[j](*key) for key in keys])) for j in range(HEADS)]
         for query, z in zip(queries, np.concatenate(each, 1), strict=True):
             out[query] = z
-    return out[:h, :w]
+    return out[:h:stride, :w:stride]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -161,19 +169,32 @@ def test_usual_mistakes_differ(mutant):
     against_oracle.assert_different(create, MUTANTS[mutant], RAGGED)
 
 
+@pytest.mark.parametrize("mistake", [{"compact_offsets": True}, {"stride": 1}])
+def test_usual_mistakes_of_the_strided_form_differ(mistake):
+    strided, shape, kinds = FORMS["strided"]
+    against_oracle.assert_different(strided, partial(oracle, **(kinds | mistake)), shape)
+
+
 def test_it_has_as_many_parameters_as_timms():
     module = nnx.eval_shape(lambda: HaloAttention(64, rngs=nnx.Rngs(0)))
     assert module.cost((16, 8, 64)).parameters == 3 * 64**2 + 2 * (2 * 14 - 1) * 64 // 8
 
 
-def timms(x, p, *, scale_positions):
+@pytest.mark.full
+def test_the_strided_form_costs_what_it_says():
+    module = create(block_size=4, stride=2, rngs=nnx.Rngs(0))
+    assert module.cost(RAGGED).multiply_adds == costs.multiply_adds(module, jnp.ones(RAGGED))
+
+
+def timms(x, p, *, block=BLOCK, stride=1, scale_positions=False):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: CONTRIBUTING.md says how")
     theirs = timm_oracle.load("layers.halo_attn").HaloAttn(
         x.shape[-1],
         num_heads=HEADS,
         dim_head=p["rows"].shape[1],
-        block_size=BLOCK,
+        block_size=block,
         halo_size=HALO,
+        stride=stride,
         scale_pos_embed=scale_positions,
     )
     arrays = {f"{name}.weight": p[f"{name}.kernel"].T[:, :, None, None] for name in ("q", "kv")}
@@ -188,3 +209,9 @@ def test_it_is_timms(scale_positions, key_features):
     kinds = {"scale_positions": scale_positions}
     ours = partial(create, attend_padding=True, key_features=key_features, **kinds)
     against_oracle.assert_equal(ours, partial(timms, **kinds), WHOLE)
+
+
+@pytest.mark.full
+def test_strided_it_is_timms():
+    ours, shape, _ = FORMS["timm's, strided"]
+    against_oracle.assert_equal(ours, partial(timms, block=4, stride=2), shape)

@@ -58,32 +58,42 @@ def of_head(j, d):
     return slice(j * d, (j + 1) * d)
 
 
-def asked(x, p, *, head=of_head):
+def asked(x, p, *, head=of_head, heads=HEADS):
     """q, k and v of each head: maps."""
     features = np.array([[x_i @ p["qkv.kernel"] + p["qkv.bias"] for x_i in row] for row in x])
     c = x.shape[-1]
-    return [[part[..., head(j, c // HEADS)] for j in range(HEADS)] for part in np.split(features, 3, -1)]
+    return [[part[..., head(j, c // heads)] for j in range(heads)] for part in np.split(features, 3, -1)]
 
 
 def attended(
-    x, p, *, kernel_size=KERNEL, dilation=1, window=nearest, bias=by_offset, scale=True, rel_pos_bias=True, head=of_head
+    x,
+    p,
+    *,
+    kernel_size=KERNEL,
+    dilation=1,
+    window=nearest,
+    bias=by_offset,
+    scale=True,
+    rel_pos_bias=True,
+    head=of_head,
+    heads=HEADS,
 ):
     """[Σ_j α_ij v_j]_heads, and α (h, w, heads, m)."""
     h, w, c = x.shape
-    q, k, v = asked(x, p, head=head)
-    factor = (c // HEADS) ** -0.5 if scale else 1.0
+    q, k, v = asked(x, p, head=head, heads=heads)
+    factor = (c // heads) ** -0.5 if scale else 1.0
     out, maps = np.zeros((h, w, c)), [[[] for _ in range(w)] for _ in range(h)]
     for y in range(h):
         for z in range(w):
             rows, columns = window(y, h, kernel_size, dilation), window(z, w, kernel_size, dilation)
             keys = [(a, b) for a in rows for b in columns]
-            for j in range(HEADS):
+            for j in range(heads):
                 e = np.array([factor * (q[j][y, z] @ k[j][key]) for key in keys])
                 if "table" in p and rel_pos_bias:
                     table = p["table"][:, j]
                     e += [bias(table, (y, z), key, dilation, seen, kernel_size) for seen, key in enumerate(keys)]
                 alpha = np.exp(e - e.max()) / np.exp(e - e.max()).sum()
-                out[y, z, of_head(j, c // HEADS)] = sum(a * v[j][key] for a, key in zip(alpha, keys, strict=True))
+                out[y, z, of_head(j, c // heads)] = sum(a * v[j][key] for a, key in zip(alpha, keys, strict=True))
                 maps[y][z].append(alpha)
     return out, maps
 

@@ -49,12 +49,12 @@ def squares(x, p, *, norm=norm):
 
 
 def bins(x, p, *, norm=norm, activate=gelu, pool=lambda x: adaptive_average_pool(x, (POOL, POOL))):
-    convolved = pool(x).reshape(-1, CHANNELS) @ p["sr.kernel"][0, 0] + p["sr.bias"]
+    convolved = pool(x).reshape(-1, x.shape[-1]) @ p["sr.kernel"][0, 0] + p["sr.bias"]
     return activate(np.array([norm(z, p) for z in convolved]))
 
 
 def positions(x, p):
-    return x.reshape(-1, CHANNELS)
+    return x.reshape(-1, x.shape[-1])
 
 
 REDUCE = {"squares of 2×2": squares, "squares of 3×3, no biases": squares, "no squares": positions, "linear": bins}
@@ -66,19 +66,15 @@ def asked(x, p, *, reduce=squares, order=(0, 1)):
     return linear(positions(x, p), p, "q"), parts[order[0]], parts[order[1]]
 
 
-def heads(x):
-    return np.split(x, HEADS, axis=-1)
-
-
-def weights(x, p, *, scale=None, normalize=softmax_values, **kinds):
+def weights(x, p, *, heads=HEADS, scale=None, normalize=softmax_values, **kinds):
     q, k, _ = asked(x, p, **kinds)
-    pairs = zip(heads(q), heads(k), strict=True)
+    pairs = zip(*(np.split(features, heads, axis=-1) for features in (q, k)), strict=True)
     return np.array([normalize(scores(a, b) * (scale or a.shape[1] ** -0.5)) for a, b in pairs])
 
 
-def oracle(x, p, *, scale=None, normalize=softmax_values, **kinds):
-    alpha = weights(x, p, scale=scale, normalize=normalize, **kinds)
-    v = heads(asked(x, p, **kinds)[2])
+def oracle(x, p, *, heads=HEADS, scale=None, normalize=softmax_values, **kinds):
+    alpha = weights(x, p, heads=heads, scale=scale, normalize=normalize, **kinds)
+    v = np.split(asked(x, p, **kinds)[2], heads, axis=-1)
     attended = np.concatenate([weighted_sums(a, v_j) for a, v_j in zip(alpha, v, strict=True)], 1)
     return linear(attended, p, "proj").reshape(x.shape)
 

@@ -59,7 +59,6 @@ efficient_channel = partial(timm_attention, "eca")
 
 def conv(in_channels, channels, size, *, stride=1, dilation=1, groups=1, **types):
     """Padded alike on all sides, as PyTorch does; XLA's "SAME" is another thing where the stride is two."""
-    in_groups = {"feature_group_count": groups, "conv_general_dilated": ops.grouped_conv} if groups > 1 else {}
     return nnx.Conv(
         in_channels,
         channels,
@@ -68,8 +67,9 @@ def conv(in_channels, channels, size, *, stride=1, dilation=1, groups=1, **types
         padding=dilation * (size // 2),
         kernel_dilation=dilation,
         use_bias=False,
+        feature_group_count=groups,
         kernel_init=nnx.initializers.variance_scaling(2.0, "fan_out", "normal"),
-        **in_groups,
+        conv_general_dilated=ops.grouped_conv,
         **types,
     )
 

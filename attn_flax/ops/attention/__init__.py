@@ -22,7 +22,7 @@ KERNELS = {
     "pallas": (kernels.pallas, kernels.unfit_for_pallas),
 }
 KERNEL_OF = {"gpu": "cudnn", "tpu": "pallas"}
-MOST_DIRECT_BYTES = 2**28
+MOST_DIRECT_BYTES = 2**29
 """Maps of more bytes, over all heads and examples, are computed in blocks where no kernel fits."""
 
 
@@ -50,7 +50,7 @@ def dot_product_attention(
     - "pallas": JAX's kernels, flash attention on a TPU and, in float16, FlashAttention-3 on a Hopper GPU;
     - None takes "blockwise" on a CPU, and where nothing is differentiated "xla" if XLA fuses it (from jax 0.12 on,
       without bias, mask and dropout); on a GPU "cudnn" and on a TPU "pallas" where these fit, else "xla" for maps of up
-      to 256 MiB in all and "blockwise" beyond.
+      to 512 MiB in all and "blockwise" beyond.
 
     A kernel that was asked for and does not fit gives way to that choice, and a warning says why, once.
 

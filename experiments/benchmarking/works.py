@@ -39,12 +39,14 @@ def _depthwise(window, dilation=(1, 1)):
     return Work(title + " at 16×32×32×128", "depthwise", ("attn_flax", "lax", "torch"), arguments)
 
 
-def _training(name, shape, dtype="float32"):
+def _training(name, shape, *, dtype="float32", steps=1):
+    """Steps that are not waited for one by one, as no training waits; many of them on a GPU, few on a CPU."""
     title = f"{name} at {'×'.join(map(str, shape))}, {dtype}"
-    arguments = {"name": name, "shape": shape, "dtype": dtype}
-    return Work(title, "training", ("attn_flax", "timm"), arguments, (STEP,), needs_gpu=dtype == "bfloat16")
+    arguments = {"name": name, "shape": shape, "dtype": dtype, "steps": steps}
+    return Work(title, "training", ("attn_flax", "timm"), arguments, (STEP,), needs_gpu=steps > 1)
 
 
+LARGE = {"shape": (256, 224, 224, 3), "dtype": "bfloat16", "steps": 10}
 LONG = {"batch": 2, "heads": 6, "features": 64}
 WORKS = {
     "attention-1024": _attention("attention, 2×1024, 6 heads of 64", tokens=1024, **LONG),
@@ -92,9 +94,9 @@ WORKS = {
     "train-seresnet50": _training("seresnet50", (8, 64, 64, 3)),
     "train-vit-small": _training("vit_small_patch16_224", (4, 224, 224, 3)),
     "train-swin-tiny": _training("swin_tiny_patch4_window7_224", (2, 224, 224, 3)),
-    "gpu-seresnet50": _training("seresnet50", (256, 224, 224, 3), "bfloat16"),
-    "gpu-vit-base": _training("vit_base_patch16_224", (256, 224, 224, 3), "bfloat16"),
-    "gpu-swin-tiny": _training("swin_tiny_patch4_window7_224", (256, 224, 224, 3), "bfloat16"),
+    "gpu-seresnet50": _training("seresnet50", **LARGE),
+    "gpu-vit-base": _training("vit_base_patch16_224", **LARGE),
+    "gpu-swin-tiny": _training("swin_tiny_patch4_window7_224", **LARGE),
     "epoch": Work(
         "an epoch of AttentionNet on digits", "epoch", ("attn_flax", "torch"), {"batch_size": 128}, ("training",)
     ),

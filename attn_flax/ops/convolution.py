@@ -12,7 +12,7 @@
 import functools
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -31,10 +31,10 @@ MOST_COPIED_BYTES = 2**24
 def conv_general_dilated(
     x: Float[Array, "b *s c"],
     kernel: Float[Array, "*window c_group n"],
-    window_strides: tuple[int, ...],
-    padding: str | tuple[tuple[int, int], ...],
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
     *,
-    rhs_dilation: tuple[int, ...] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
     feature_group_count: int = 1,
     **options,
 ) -> Float[Array, "b *t n"]:
@@ -108,7 +108,8 @@ def _is_better_at_once(x, kernel, geometry):
     is_larger = any(k > min(p, s) for k, p, s in zip(window, positions, x.shape[1:-1], strict=True))
     if math.prod(window) == 1 or is_larger:
         return True
-    copied = len(x) * math.prod(positions) * math.prod(window) * c * x.dtype.itemsize
+    batch = x.shape[0] if isinstance(x.shape[0], int) else 1  # unknown in a program for batches of any size
+    copied = batch * math.prod(positions) * math.prod(window) * c * x.dtype.itemsize
     return math.prod(positions) <= FEW_POSITIONS and min(c, n) >= MANY_CHANNELS and copied <= MOST_COPIED_BYTES
 
 

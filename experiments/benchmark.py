@@ -5,9 +5,9 @@
     python -m experiments.benchmark --mechanisms article_gate --models attention_net
 
 Each side of a work is a process of its own that stays alive; they take turns, so that one computes at a time, and the
-medians over the turns are compared. The first run of a process tells by how much its memory grows at most, that of a GPU
-not counted. Sides that need torch or timm are left out where the interpreter has none, and works for a GPU where JAX
-sees none.
+medians over the turns are compared. The first run of a process tells by how much its memory grows at most, that of a
+GPU not counted. Sides that need torch or timm are left out where the interpreter has none, and works for a GPU where
+JAX sees none.
 """
 
 import contextlib

@@ -304,7 +304,7 @@ class ResNet(Classifier):
         x = jax.nn.relu(self.bn1(self.conv1(x)))
         maps = [x]
         if self.stem == "imagenet":
-            x = nnx.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+            x = nnx.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = in_order(layer, x, remat=self.remat)
             maps.append(x)

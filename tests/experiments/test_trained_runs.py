@@ -140,7 +140,7 @@ def test_it_is_exported_with_what_its_users_need(trained, tmp_path):
     description = export.main(export.Config(run=path, out=file), console)
     assert json.loads((tmp_path / "network.stablehlo.json").read_text()) == json.loads(json.dumps(description))
     assert (description["class_names"], description["shape"]) == (CLASSES, (9, 7, 3))
-    x = np.random.default_rng(0).normal(size=(2, 9, 7, 3)).astype(np.float32)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 9, 7, 3)), jnp.float32)
     np.testing.assert_allclose(
         interop.from_stablehlo(file.read_bytes())(x), attn_flax.load_run(path)(x), rtol=1e-5, atol=1e-5
     )

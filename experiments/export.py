@@ -84,8 +84,11 @@ def _write_onnx(model, shape, path) -> Callable[[np.ndarray], Any]:
     import onnxruntime
 
     graph, variables = nnx.split(model)
-    with mock.patch("jax.lax.platform_dependent", _for_any_platform):
-        program = jax2onnx.to_onnx(lambda x: nnx.merge(graph, variables)(x), [("B", *shape)])
+    try:
+        with mock.patch("jax.lax.platform_dependent", _for_any_platform):
+            program = jax2onnx.to_onnx(lambda x: nnx.merge(graph, variables)(x), [("B", *shape)])
+    except Exception as error:
+        raise InputError(f"jax2onnx {jax2onnx.__version__} cannot write this network: {error}") from error
     path.write_bytes(program.SerializeToString())
     session = onnxruntime.InferenceSession(path)
     (images,) = session.get_inputs()

@@ -46,7 +46,7 @@ def check(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
-def check_same_size(*, axes: tuple[int, int], **shapes: tuple[int, ...]) -> None:
+def check_same_size(*, axes: tuple[int, int], **shapes: tuple) -> None:
     """Raises InputError unless two named arrays agree in an axis each; einsum would repeat an axis of size one unasked.
 
     >>> check_same_size(q=(4, 3), k=(5, 1), axes=(-1, -1))

@@ -5,8 +5,9 @@
     python -m experiments.benchmark --mechanisms article_gate --models attention_net
 
 Each side of a work is a process of its own that stays alive; they take turns, so that one computes at a time, and the
-medians over the turns are compared. The first run of a process tells by how much its memory grows at most. Sides that
-need torch or timm are left out where the interpreter has none.
+medians over the turns are compared. The first run of a process tells by how much its memory grows at most, that of a
+GPU not counted. Sides that need torch or timm are left out where the interpreter has none, and works for a GPU where
+JAX sees none.
 """
 
 import contextlib
@@ -75,6 +76,9 @@ def main(config: Config, console: Console | None = None) -> dict[str, Any]:
     missing = _missing(config.torch_python, {side for work in works for side in work.sides} & {"torch", "timm"})
     for side, reason in missing.items():
         console.print(f"{side} is left out: {reason}", highlight=False, soft_wrap=True)
+    if any(work.needs_gpu for work in works) and not _sees_gpu():
+        works = [work for work in works if not work.needs_gpu]
+        console.print("works for a GPU are left out: JAX sees none.", highlight=False)
     console.print(_row(*HEADINGS), soft_wrap=True)
     console.print(_row(*["---"] * len(HEADINGS)), soft_wrap=True)
     results = []
@@ -133,6 +137,12 @@ def _missing(python, sides):
     return reasons
 
 
+def _sees_gpu():
+    """Asks a process that ends, since one that has asked holds on to the GPU's memory."""
+    code = "import jax; print(jax.default_backend())"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "gpu"
+
+
 def _measured(work, part, sides, config, folder):
     arguments = dict(work.arguments)
     if work.function == "epoch":
@@ -171,7 +181,10 @@ def _start(spec, torch_python) -> Iterator[subprocess.Popen]:
     module = "torch_side" if is_torch else "jax_side"
     python = torch_python if is_torch else sys.executable
     command = [python, "-m", f"experiments.benchmarking.{module}", json.dumps(spec)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    shares_gpu = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | shares_gpu
+    )
     try:
         yield process
     finally:

@@ -11,11 +11,19 @@ from attn_flax.catalog import CATALOG, create_attention
 from attn_flax.checks import UnknownNameError, arguments_of, check, check_arguments
 from attn_flax.models import (
     attention_net,
+    attention_resnet,
     attention_segmenter,
+    cait,
+    coatnet,
     conv_vae,
+    convit,
     davit,
+    deit,
     detr,
     focalnet,
+    maxvit,
+    nat,
+    pvt_v2,
     resnest,
     resnet,
     sagan,
@@ -24,20 +32,30 @@ from attn_flax.models import (
     small_resnet,
     swin,
     timesformer,
+    twins,
     unet,
     van,
     vit,
     vivit,
     volo,
+    xcit,
 )
 from attn_flax.models.attention import AttentionFactory
 from attn_flax.models.attention_net import AttentionNet
+from attn_flax.models.attention_resnet import AttentionResNet
 from attn_flax.models.attention_segmenter import AttentionSegmenter
+from attn_flax.models.cait import CaiT
+from attn_flax.models.coatnet import CoAtNet
 from attn_flax.models.conv_vae import ConvVae
+from attn_flax.models.convit import ConViT
 from attn_flax.models.davit import DaViT
+from attn_flax.models.deit import DistilledVisionTransformer
 from attn_flax.models.detr import Detr
 from attn_flax.models.focalnet import FocalNet
+from attn_flax.models.maxvit import MaxVit
+from attn_flax.models.nat import NAT
 from attn_flax.models.pretrained import create_pretrained, find_pretrained
+from attn_flax.models.pvt_v2 import PyramidVisionTransformerV2
 from attn_flax.models.pyramid import FeaturePyramid
 from attn_flax.models.resnest import ResNeSt
 from attn_flax.models.resnet import ResNet
@@ -47,22 +65,32 @@ from attn_flax.models.sknet import SKNet
 from attn_flax.models.small_resnet import SmallResNet
 from attn_flax.models.swin import SwinTransformer
 from attn_flax.models.timesformer import TimeSformer
+from attn_flax.models.twins import Twins
 from attn_flax.models.unet import UNet
 from attn_flax.models.van import VAN
 from attn_flax.models.vit import VisionTransformer
 from attn_flax.models.vivit import ViViT
 from attn_flax.models.volo import Volo
+from attn_flax.models.xcit import XCiT
 
 __all__ = [
+    "NAT",
     "VAN",
     "AttentionFactory",
     "AttentionNet",
+    "AttentionResNet",
     "AttentionSegmenter",
+    "CaiT",
+    "CoAtNet",
+    "ConViT",
     "ConvVae",
     "DaViT",
     "Detr",
+    "DistilledVisionTransformer",
     "FeaturePyramid",
     "FocalNet",
+    "MaxVit",
+    "PyramidVisionTransformerV2",
     "ResNeSt",
     "ResNet",
     "SKNet",
@@ -71,37 +99,50 @@ __all__ = [
     "SmallResNet",
     "SwinTransformer",
     "TimeSformer",
+    "Twins",
     "UNet",
     "ViViT",
     "VisionTransformer",
     "Volo",
+    "XCiT",
     "create_model",
     "find_pretrained",
     "list_models",
     "takes",
 ]
 
-MODELS = {
-    **attention_net.MODELS,
-    **attention_segmenter.MODELS,
-    **conv_vae.MODELS,
-    **davit.MODELS,
-    **detr.MODELS,
-    **focalnet.MODELS,
-    **resnest.MODELS,
-    **resnet.MODELS,
-    **sagan.MODELS,
-    **segmenter.MODELS,
-    **sknet.MODELS,
-    **small_resnet.MODELS,
-    **swin.MODELS,
-    **timesformer.MODELS,
-    **unet.MODELS,
-    **van.MODELS,
-    **vit.MODELS,
-    **vivit.MODELS,
-    **volo.MODELS,
-}
+FAMILIES = (
+    attention_net,
+    attention_resnet,
+    attention_segmenter,
+    cait,
+    coatnet,
+    conv_vae,
+    convit,
+    davit,
+    deit,
+    detr,
+    focalnet,
+    maxvit,
+    nat,
+    pvt_v2,
+    resnest,
+    resnet,
+    sagan,
+    segmenter,
+    sknet,
+    small_resnet,
+    swin,
+    timesformer,
+    twins,
+    unet,
+    van,
+    vit,
+    vivit,
+    volo,
+    xcit,
+)
+MODELS = {name: entry for family in FAMILIES for name, entry in family.MODELS.items()}
 ACTIVATIONS = {
     "elu": jax.nn.elu,
     "gelu": jax.nn.gelu,

@@ -59,7 +59,6 @@ efficient_channel = partial(timm_attention, "eca")
 
 def conv(in_channels, channels, size, *, stride=1, dilation=1, groups=1, **types):
     """Padded alike on all sides, as PyTorch does; XLA's "SAME" is another thing where the stride is two."""
-    in_groups = {"feature_group_count": groups, "conv_general_dilated": ops.grouped_conv} if groups > 1 else {}
     return nnx.Conv(
         in_channels,
         channels,
@@ -68,8 +67,9 @@ def conv(in_channels, channels, size, *, stride=1, dilation=1, groups=1, **types
         padding=dilation * (size // 2),
         kernel_dilation=dilation,
         use_bias=False,
+        feature_group_count=groups,
         kernel_init=nnx.initializers.variance_scaling(2.0, "fan_out", "normal"),
-        **in_groups,
+        conv_general_dilated=ops.grouped_conv,
         **types,
     )
 
@@ -303,7 +303,7 @@ class ResNet(Classifier):
         x = jax.nn.relu(self.bn1(self.conv1(x)))
         maps = [x]
         if self.stem == "imagenet":
-            x = nnx.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+            x = nnx.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = in_order(layer, x, remat=self.remat)
             maps.append(x)

@@ -17,6 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from attn_flax.checks import check
+from attn_flax.ops.convolution import conv_general_dilated
 from attn_flax.ops.depthwise import depthwise_conv
 from attn_flax.ops.normalizers import softmax
 from attn_flax.ops.precision import at_least_float32
@@ -162,6 +163,8 @@ def grouped_conv(
 ) -> Float[Array, "b s t o"]:
     """`jax.lax.conv_general_dilated` of maps with channels last, fast on CPU in any number of groups.
 
+    A single group is `conv_general_dilated`'s.
+
     For `flax.nnx.Conv(..., conv_general_dilated=grouped_conv)`. Reverse-mode derivatives of any order.
 
     Args:
@@ -180,7 +183,7 @@ def grouped_conv(
     """
     if feature_group_count == 1:
         others.setdefault("dimension_numbers", CHANNELS_LAST)
-        return lax.conv_general_dilated(x, kernel, strides, padding, rhs_dilation=rhs_dilation, **others)
+        return conv_general_dilated(x, kernel, strides, padding, rhs_dilation=rhs_dilation, **others)
     dilation = (1, 1) if rhs_dilation is None else tuple(rhs_dilation)
     padding = padding if isinstance(padding, str) else tuple(map(tuple, padding))
     return _grouped_conv(x, kernel, (feature_group_count, tuple(strides), padding, dilation))

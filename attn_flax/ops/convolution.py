@@ -1,11 +1,18 @@
-"""Convolution whose kernel's gradient is fast on the CPU, too.
+"""Convolution that is fast on the CPU, too, where XLA's is slow (jax 0.10 to 0.12).
 
-For some sizes XLA's convolution for the CPU takes ten times as long for the kernel's gradient as for the products that
-it sums (jax 0.10 to 0.12: 64 to 128 channels on 32×32 maps, from 8 images on), so there they are written out.
+- A window of one tap is a product, which XLA's convolution reaches forward, not in its gradients.
+- On maps smaller than the window, XLA takes a hundred times as long as the products that it sums: 3×3 windows of 512
+  channels on 2×2 maps, forward and in the gradients, and on 4×4 maps with stride 2 in the gradients. There, and where
+  many channels on few positions make the copies cheap, all that a window meets is laid side by side and multiplied at
+  once.
+- Elsewhere the kernel's gradient is written out, for which XLA takes up to ten times as long (64 to 128 channels on
+  32×32 maps, from 8 images on).
 """
 
 import functools
 import itertools
+import math
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,22 +22,27 @@ from jaxtyping import Array, Float
 from attn_flax.ops.geometry import met_by, window_geometry
 from attn_flax.ops.precision import at_least_float32
 
+FEW_POSITIONS = 256
+MANY_CHANNELS = 128
+MOST_COPIED_BYTES = 2**24
+"""What is met by all windows together is laid side by side up to this size, on few positions and of many channels."""
+
 
 def conv_general_dilated(
     x: Float[Array, "b *s c"],
     kernel: Float[Array, "*window c_group n"],
-    window_strides: tuple[int, ...],
-    padding: str | tuple[tuple[int, int], ...],
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
     *,
-    rhs_dilation: tuple[int, ...] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
     feature_group_count: int = 1,
     **options,
 ) -> Float[Array, "b *t n"]:
     """y_i = Σ_o x_{i∘strides + o∘dilation} W_o, and on the CPU ∂W_o = Σ_i x_{i∘strides + o∘dilation} ∂y_iᵀ as written.
 
-    `jax.lax.conv_general_dilated` in all but that gradient: give it to `flax.nnx.Conv` as its argument of this name.
-    The gradient is written out for one group of channels last and undilated maps. Reverse-mode derivatives of any
-    order; forward mode (`jax.jvp`, `jax.jacfwd`) is refused by JAX, since the derivatives are rules of our own.
+    `jax.lax.conv_general_dilated`, faster on the CPU: give it to `flax.nnx.Conv` as its argument of this name. That is
+    so for one group of channels last and undilated maps. Reverse-mode derivatives of any order; forward mode
+    (`jax.jvp`, `jax.jacfwd`) is refused by JAX, since the derivatives are rules of our own.
 
     Args:
         x: maps, channels last.
@@ -66,11 +78,55 @@ def conv_general_dilated(
         return convolve(x, kernel)
     window = kernel.shape[:-2]
     geometry = window_geometry(x.shape[1:-1], window, window_strides, rhs_dilation, padding)
-    return _with_gradient(convolve, functools.partial(_sums_of_products, window=window, geometry=geometry))(x, kernel)
+    if _is_better_at_once(x, kernel, geometry):
+        cpu = functools.partial(_product_at_once, geometry=geometry, precision=options.get("precision"))
+    else:
+        correlate = functools.partial(_sums_of_products, window=window, geometry=geometry)
+        cpu = _with_kernel_gradient(convolve, correlate)
+    return _by_platform(cpu, convolve)(x, kernel)
 
 
-def _with_gradient(convolve, correlate):
-    """The convolution, its kernel's gradient on the CPU computed by `correlate`."""
+def _by_platform(cpu: Callable, default: Callable) -> Callable:
+    """The first form on a CPU, the second elsewhere; so do the derivatives, each of which keeps only its own."""
+
+    @jax.custom_vjp
+    def convolution(x, kernel):
+        return lax.platform_dependent(x, kernel, cpu=cpu, default=default)
+
+    def backward(kept, dy):
+        forms = (lambda x, kernel, dy, form=form: jax.vjp(form, x, kernel)[1](dy) for form in (cpu, default))
+        of_cpu, of_default = forms
+        return lax.platform_dependent(*kept, dy, cpu=of_cpu, default=of_default)
+
+    convolution.defvjp(lambda x, kernel: (convolution(x, kernel), (x, kernel)), backward)
+    return convolution
+
+
+def _is_better_at_once(x, kernel, geometry):
+    *window, c, n = kernel.shape
+    positions = geometry.output_size(x.shape[1:-1], window)
+    is_larger = any(k > min(p, s) for k, p, s in zip(window, positions, x.shape[1:-1], strict=True))
+    if math.prod(window) == 1 or is_larger:
+        return True
+    batch = x.shape[0] if isinstance(x.shape[0], int) else 1  # unknown in a program for batches of any size
+    copied = batch * math.prod(positions) * math.prod(window) * c * x.dtype.itemsize
+    return math.prod(positions) <= FEW_POSITIONS and min(c, n) >= MANY_CHANNELS and copied <= MOST_COPIED_BYTES
+
+
+def _product_at_once(x, kernel, geometry, precision):
+    """[x_{i∘strides + o∘dilation}]_o [W_o]_o: what all offsets o of the window meet, side by side."""
+    window = kernel.shape[:-2]
+    positions = geometry.output_size(x.shape[1:-1], window)
+    x = geometry.padded(x)
+    met = [
+        x[:, *met_by(offset, positions, geometry.strides, geometry.dilation)]
+        for offset in itertools.product(*map(range, window))
+    ]
+    return jnp.dot(jnp.concatenate(met, -1), kernel.reshape(-1, kernel.shape[-1]), precision=precision)
+
+
+def _with_kernel_gradient(convolve, correlate):
+    """The convolution, its kernel's gradient computed by `correlate`."""
 
     @jax.custom_vjp
     def convolution(x, kernel):
@@ -79,13 +135,7 @@ def _with_gradient(convolve, correlate):
     def backward(kept, dy):
         x, kernel = kept
         (dx,) = jax.vjp(lambda x: convolve(x, kernel), x)[1](dy)
-        dkernel = lax.platform_dependent(
-            x,
-            dy,
-            cpu=lambda x, dy: correlate(x, dy).astype(kernel.dtype),
-            default=lambda x, dy: jax.vjp(lambda k: convolve(x, k), kernel)[1](dy)[0],
-        )
-        return dx, dkernel
+        return dx, correlate(x, dy).astype(kernel.dtype)
 
     convolution.defvjp(lambda x, kernel: (convolution(x, kernel), (x, kernel)), backward)
     return convolution

@@ -37,6 +37,9 @@ def main(spec: dict) -> None:
         with contextlib.closing(_epochs(**spec["arguments"])) as epochs:
             serve(lambda: next(epochs), versions)
         return
+    if spec["function"] == "training":
+        serve(_training(**spec["arguments"]), versions)
+        return
     try:
         built = BUILDERS[spec["function"]](spec["side"], **spec["arguments"])
         run = _compiled(*built, spec["pass"] == BACKWARD)
@@ -140,6 +143,27 @@ def _module(module, shape):
     graph, params, rest = nnx.split(module, nnx.Param, ...)
     x = _random(np.random.default_rng(0), shape, "float32")
     return lambda x, params, rest: nnx.merge(graph, params, rest)(x), (x, params), (rest,)
+
+
+def _training(*, name, shape, dtype, steps):
+    """The seconds of a step of classification, as the experiments train: forward, backward and Adam."""
+    network = create_model(name, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
+    task = Classification(network, training.Learning(training.create_optimizer("adam", 1e-3)), num_classes=1000)
+    runner = training.parallelize(task, devices=jax.devices()[:1])
+    state = runner.place(task.init(jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    batch = {"image": rng.standard_normal(shape, np.float32), "label": rng.integers(1000, size=shape[0])}
+    batch = runner.put(batch)
+
+    def run():
+        nonlocal state
+        start = time.perf_counter()
+        for _ in range(steps):
+            state, _ = runner.update(state, batch)
+        jax.block_until_ready(state.step)
+        return (time.perf_counter() - start) / steps
+
+    return run
 
 
 def _epochs(*, file, batch_size):

@@ -36,6 +36,9 @@ def main(spec):
         serve(lambda: next(epochs), versions)
         return
     torch.manual_seed(0)
+    if spec["function"] == "training":
+        serve(_training(**spec["arguments"]), versions)
+        return
     built = BUILDERS[spec["function"]](**spec["arguments"])
     if built is None:
         answer({})
@@ -92,6 +95,34 @@ def _model(*, name, shape):
     import timm
 
     return _module(timm.create_model(name), shape) if timm.is_model(name) else None
+
+
+def _training(*, name, shape, dtype, steps):
+    """The seconds of a step of classification: forward, backward and Adam; on a GPU compiled, and Adam fused."""
+    _stand_in_for_torchvision()
+    import timm
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    model = timm.create_model(name).to(device, memory_format=layout).train()
+    forward = torch.compile(model) if device.type == "cuda" else model
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=device.type == "cuda")
+    images = torch.randn(*shape, device=device).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+    labels = torch.randint(1000, shape[:1], device=device)
+
+    def run():
+        start = time.perf_counter()
+        for _ in range(steps):
+            optimizer.zero_grad()
+            with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+                loss = F.cross_entropy(forward(images), labels)
+            loss.backward()
+            optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - start) / steps
+
+    return run
 
 
 def _module(module, shape):

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-FORWARD, BACKWARD = "forward", "forward+backward"
+FORWARD, BACKWARD, STEP = "forward", "forward+backward", "training step"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Work:
         sides: who computes it, ours first.
         arguments: of the builder, as JSON has them.
         passes: what can be timed of it.
+        needs_gpu: whether it is too much for a CPU.
     """
 
     title: str
@@ -24,6 +25,7 @@ class Work:
     sides: tuple[str, ...]
     arguments: Mapping[str, Any]
     passes: tuple[str, ...] = (FORWARD, BACKWARD)
+    needs_gpu: bool = False
 
 
 def _attention(title, sides=("attn_flax", "attn_flax xla", "jax.nn", "torch"), **arguments):
@@ -37,6 +39,14 @@ def _depthwise(window, dilation=(1, 1)):
     return Work(title + " at 16×32×32×128", "depthwise", ("attn_flax", "lax", "torch"), arguments)
 
 
+def _training(name, shape, *, dtype="float32", steps=1):
+    """Steps that are not waited for one by one, as no training waits; many of them on a GPU, few on a CPU."""
+    title = f"{name} at {'×'.join(map(str, shape))}, {dtype}"
+    arguments = {"name": name, "shape": shape, "dtype": dtype, "steps": steps}
+    return Work(title, "training", ("attn_flax", "timm"), arguments, (STEP,), needs_gpu=steps > 1)
+
+
+LARGE = {"shape": (256, 224, 224, 3), "dtype": "bfloat16", "steps": 10}
 LONG = {"batch": 2, "heads": 6, "features": 64}
 WORKS = {
     "attention-1024": _attention("attention, 2×1024, 6 heads of 64", tokens=1024, **LONG),
@@ -81,6 +91,12 @@ WORKS = {
     "depthwise-3x3": _depthwise((3, 3)),
     "depthwise-1x11": _depthwise((1, 11)),
     "depthwise-11x1": _depthwise((11, 1)),
+    "train-seresnet50": _training("seresnet50", (8, 64, 64, 3)),
+    "train-vit-small": _training("vit_small_patch16_224", (4, 224, 224, 3)),
+    "train-swin-tiny": _training("swin_tiny_patch4_window7_224", (2, 224, 224, 3)),
+    "gpu-seresnet50": _training("seresnet50", **LARGE),
+    "gpu-vit-base": _training("vit_base_patch16_224", **LARGE),
+    "gpu-swin-tiny": _training("swin_tiny_patch4_window7_224", **LARGE),
     "epoch": Work(
         "an epoch of AttentionNet on digits", "epoch", ("attn_flax", "torch"), {"batch_size": 128}, ("training",)
     ),

@@ -12,10 +12,10 @@ from PIL import Image
 from rich.console import Console
 
 import attn_flax
-from attn_flax import data, runs
+from attn_flax import data, interop, runs
 from attn_flax.checks import InputError
 from attn_flax.training import ArchitectureError, Checkpoints
-from experiments import classification, evaluate, predict
+from experiments import classification, evaluate, export, predict
 from tests.pictures import write_image_folder
 
 CLASSES = ("blue", "green", "red")
@@ -174,3 +174,32 @@ def test_another_network_is_refused_by_path_and_shape(trained, tmp_path):
     (tmp_path / "other" / "config.json").write_text(json.dumps(config))
     with pytest.raises(ArchitectureError, match=r"attention\.\S+: expected nothing, got float32"):
         attn_flax.load_run(tmp_path / "other")
+
+
+@pytest.mark.full
+def test_it_is_exported_with_what_its_users_need(trained, tmp_path):
+    path, _ = trained
+    file = tmp_path / "network.stablehlo"
+    console = Console(file=io.StringIO(), width=200)
+    description = export.main(export.Config(run=path, out=file), console)
+    assert json.loads((tmp_path / "network.stablehlo.json").read_text()) == json.loads(json.dumps(description))
+    assert (description["class_names"], description["shape"]) == (CLASSES, (9, 7, 3))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 9, 7, 3)), jnp.float32)
+    np.testing.assert_allclose(
+        interop.from_stablehlo(file.read_bytes())(x), attn_flax.load_run(path)(x), rtol=1e-5, atol=1e-5
+    )
+    assert "the network's outputs to" in console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("network.pb", r"--out must end with one of .stablehlo, .onnx, got 'network.pb'"),
+        ("network.onnx", "ONNX needs "),
+    ],
+)
+def test_what_cannot_be_exported(trained, tmp_path, file, message, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=message):
+        export.main(export.Config(run=trained[0], out=tmp_path / file), Console(quiet=True))
+    assert not list(tmp_path.iterdir())

@@ -72,6 +72,33 @@ def test_cudnn_is_what_a_gpu_gets(has_mask):
 
 
 @pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_cudnn_gets_even_numbers_of_tokens_and_the_same_comes_out(is_causal, monkeypatch):
+    """XLA's own attention, here in cuDNN's place, is given the padded tokens and how many are keys."""
+    asked = []
+
+    def in_its_place(q, k, v, implementation, **options):
+        asked.append((implementation, q.shape[1], k.shape[1]))
+        return xla(q, k, v, **options)
+
+    xla = jax.nn.dot_product_attention
+    monkeypatch.setattr(jax.nn, "dot_product_attention", in_its_place)
+    (q, _, _), (k, v, _) = operands(2, 7, 3, 8), operands(2, 5, 3, 8, seed=1)
+    attend = functools.partial(ops.dot_product_attention, is_causal=is_causal)
+    outputs = both_passes(attend, q, k, v)
+    expected = both_passes(functools.partial(textbook, is_causal=is_causal), q, k, v)
+    for one, other in zip(outputs, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5 * float(jnp.abs(other).max()))
+    assert set(asked) == {("cudnn", 8, 6)}
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_cudnn_computes_odd_numbers_of_tokens():
+    text = lowered("cuda", ops.dot_product_attention, *operands(2, 49, 3, 16, dtype="bfloat16"))
+    assert text.count("custom_call @__cudnn$fmha") == 2  # forward and backward
+
+
+@pytest.mark.usefixtures("on_gpu")
 @pytest.mark.parametrize(
     ("arrays", "options", "reason"),
     [

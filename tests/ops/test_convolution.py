@@ -8,6 +8,7 @@ from flax import nnx
 from jax import lax
 
 from attn_flax import ops
+from attn_flax.ops import convolution
 from tests.ops.convolution_cases import CASES, meetings, random
 
 IN, OUT = 3, 5
@@ -21,8 +22,10 @@ def convolve(x, kernel, case, function=ops.conv_general_dilated, **options):
     return function(x, kernel, strides, padding, rhs_dilation=dilation, dimension_numbers=numbers, **options)
 
 
+@pytest.mark.parametrize("channels_for_one_product", [1, convolution.MANY_CHANNELS])
 @pytest.mark.parametrize("name", CASES)
-def test_values_and_gradients_are_the_oracles(name):
+def test_values_and_gradients_are_the_oracles(name, channels_for_one_product, monkeypatch):
+    monkeypatch.setattr(convolution, "MANY_CHANNELS", channels_for_one_product)
     case = CASES[name]
     x, kernel = random((2, *case[0], IN), (*case[1], IN, OUT))
     size, met = meetings(*case)
@@ -85,10 +88,11 @@ def test_a_narrow_layer_keeps_its_types():
         assert np.linalg.norm(got - wanted) < 0.01 * np.linalg.norm(wanted)
 
 
-def test_accelerators_get_xlas_own():
+@pytest.mark.parametrize("window", [(3, 5), (1, 1)])
+def test_accelerators_get_xlas_own(window):
     def program(function, platform):
         gradient = jax.jit(jax.grad(lambda k, x: convolve(x, k, CASES["odd"], function).sum()))
-        x, kernel = (jnp.float32(a) for a in random((2, 7, 5, IN), (3, 5, IN, OUT)))
+        x, kernel = (jnp.float32(a) for a in random((2, 7, 5, IN), (*window, IN, OUT)))
         return gradient.trace(kernel, x).lower(lowering_platforms=(platform,)).as_text()
 
     assert "dot_general" in program(ops.conv_general_dilated, "cpu")

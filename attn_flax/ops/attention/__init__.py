@@ -22,7 +22,7 @@ KERNELS = {
     "pallas": (kernels.pallas, kernels.unfit_for_pallas),
 }
 KERNEL_OF = {"gpu": "cudnn", "tpu": "pallas"}
-MOST_DIRECT_BYTES = 2**28
+MOST_DIRECT_BYTES = 2**29
 """Maps of more bytes, over all heads and examples, are computed in blocks where no kernel fits."""
 
 
@@ -50,7 +50,7 @@ def dot_product_attention(
     - "pallas": JAX's kernels, flash attention on a TPU and, in float16, FlashAttention-3 on a Hopper GPU;
     - None takes "blockwise" on a CPU, and where nothing is differentiated "xla" if XLA fuses it (from jax 0.12 on,
       without bias, mask and dropout); on a GPU "cudnn" and on a TPU "pallas" where these fit, else "xla" for maps of up
-      to 256 MiB in all and "blockwise" beyond.
+      to 512 MiB in all and "blockwise" beyond.
 
     A kernel that was asked for and does not fit gives way to that choice, and a warning says why, once.
 
@@ -132,6 +132,8 @@ def _chosen(x, rule, asked):
     """The implementation asked for, or the one to be taken instead."""
     if asked in ("xla", "blockwise"):
         return asked
+    if not all(isinstance(size, int) for size in x.q.shape):
+        return "xla"  # a program for batches of any size, which the others cut in parts
     backend = jax.default_backend()
     kernel = asked or KERNEL_OF.get(backend)
     if kernel:
@@ -160,7 +162,7 @@ def _check_arrays(q, k, v, bias, mask):
     check(q.shape[:-3] == k.shape[:-3] == v.shape[:-3], f"q, k and v must have the same batch axes, {shapes}.")
     check_same_size(q=q.shape, k=k.shape, axes=(-1, -1))
     check(k.shape[-3:-1] == v.shape[-3:-1], f"k and v must have the same tokens and heads, {shapes}.")
-    check(min(*q.shape, *k.shape, *v.shape) >= 1, f"no axis of q, k and v may be empty, {shapes}.")
+    check(all(size >= 1 for size in (*q.shape, *k.shape, *v.shape)), f"no axis of q, k and v may be empty, {shapes}.")
     check(
         q.shape[-2] % k.shape[-2] == 0,
         f"the heads of k and v must divide those of q, got {k.shape[-2]} of k and v, {q.shape[-2]} of q.",

@@ -21,13 +21,26 @@ class Arrays(NamedTuple):
 
 
 def cudnn(x: Arrays, rule: Rule) -> jax.Array:
-    """By cuDNN's fused attention on an NVIDIA GPU."""
+    """By cuDNN's fused attention on an NVIDIA GPU, whose gradient wants even numbers of tokens."""
     batch = x.q.shape[:-3]
     q, k, v = (a.reshape(-1, *a.shape[-3:]) for a in x[:3])
     bias, mask = (_four_axes(a, batch) for a in (x.bias, x.mask))
+    queries, keys = q.shape[1], k.shape[1]
+    lengths = None
+    if bias is None and mask is None and (queries % 2 or keys % 2):
+        lengths = jnp.full(len(q), keys, jnp.int32)
+        q, k, v = (jnp.pad(a, [(0, 0), (0, a.shape[1] % 2), (0, 0), (0, 0)]) for a in (q, k, v))
     o = jax.nn.dot_product_attention(
-        q, k, v, bias=bias, mask=mask, scale=rule.scale, is_causal=rule.is_causal, implementation="cudnn"
-    ).reshape(*x.q.shape[:-1], x.v.shape[-1])
+        q,
+        k,
+        v,
+        bias=bias,
+        mask=mask,
+        scale=rule.scale,
+        is_causal=rule.is_causal,
+        key_value_seq_lengths=lengths,
+        implementation="cudnn",
+    )[:, :queries].reshape(*x.q.shape[:-1], x.v.shape[-1])
     if x.mask is None:
         return o
     sees_any = jnp.swapaxes(x.mask.any(-1, keepdims=True), -2, -3)

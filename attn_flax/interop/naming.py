@@ -42,7 +42,7 @@ class Naming:
 
     names: tuple[tuple[str, str], ...] = ()
     convs: str | None = None
-    arrays: Mapping[str, Layout] = MappingProxyType({})
+    arrays: Mapping[str, Layout] = dataclasses.field(default_factory=dict)
 
     def name(self, path: str) -> str:
         """timm's, of what has this path."""

@@ -17,8 +17,18 @@ from attn_flax.mechanisms.layout import promote
 BatchNorm = functools.partial(nnx.BatchNorm, momentum=0.9, epsilon=1e-5, use_fast_variance=False)
 """As PyTorch has it by default, where the momentum is that of the new value: 0.1."""
 
-LayerNorm = functools.partial(nnx.LayerNorm, epsilon=1e-6, use_fast_variance=False)
+
+class _LayerNorm(nnx.LayerNorm):
+    """On a CPU the input is computed once; XLA would compute it anew for every sum over it, in the derivative, too."""
+
+    def __call__(self, x: Float[Array, "*s c"]) -> Float[Array, "*s c"]:
+        """x normalised."""
+        return super().__call__(jax.lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x)
+
+
+LayerNorm = functools.partial(_LayerNorm, epsilon=1e-6, use_fast_variance=False)
 """Over the channels of each position."""
+
 gelu = functools.partial(jax.nn.gelu, approximate=False)
 """x Φ(x), without the approximation by tanh that is JAX's default."""
 

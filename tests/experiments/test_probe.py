@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tyro
@@ -74,7 +75,7 @@ def test_features_are_those_before_the_head_each_image_once(folder):
     features, labels = probe.extract(model, data, "validation")
     assert len(labels) == len(data.dataset.validation) % 5 + len(data.dataset.validation) // 5 * 5
     batch = next(iter(data.evaluation_batches("validation")))
-    np.testing.assert_allclose(model.head(features[:4]), model(batch["image"][:4]), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(model.head(features[:4]), model(jnp.asarray(batch["image"][:4])), rtol=1e-4, atol=1e-5)
     assert list(labels) == [record["label"] for record in map(data.dataset.validation.__getitem__, range(len(labels)))]
 
 

@@ -103,7 +103,7 @@ def test_factors_are_powers_of_the_decay():
     model = abstract("vit_tiny_patch16_224", depth=3, image_size=32)
     factors = layer_decay_factors(model, 0.5, (32, 32, 3))
     assert jax.tree.structure(factors) == jax.tree.structure(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
-    of_blocks = [factors["blocks"][i]["mlp"]["fc1"]["bias"] for i in range(3)]
+    of_blocks = [factors["blocks"][i]["norm1"]["scale"] for i in range(3)]
     assert [factors["pos_embed"], factors["cls_token"], *of_blocks] == [0.0625, 0.0625, 0.125, 0.25, 0.5]
     assert (factors["norm"]["scale"], factors["head"]["kernel"]) == (1, 1)
 

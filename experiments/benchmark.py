@@ -33,11 +33,18 @@ from attn_flax.catalog import list_attentions
 from attn_flax.checks import InputError, UnknownNameError, check
 from attn_flax.interop import TIMM
 from attn_flax.models import list_models
-from experiments.benchmarking.works import WORKS, mechanism, model
+from attn_flax.models.cost import describe_model
+from experiments.benchmarking.works import STEP, WORKS, mechanism, model
 
 ROOT = Path(__file__).parent.parent
-HEADINGS = ("work", "pass", "side", "median ms", "minimum ms", "ours / its median", "peak MiB")
+HEADINGS = (
+    *("work", "pass", "side", "median ms", "minimum ms", "ours / its median", "peak MiB"),
+    *("images/s", "TFLOP/s of the model"),
+)
+OPERATIONS = 6
+"""Of a step of training for each multiply-add of the network: two forward, and twice as many backward."""
 IMPORTS = "import importlib.util, sys, numpy, torch; sys.exit(0 if importlib.util.find_spec({!r}) else 'no {}')"
+RATES = (("images_per_second", 1), ("flops", 1e12))
 REST = 0.2
 """Seconds between turns, in which the threads of the side before come to rest."""
 
@@ -163,16 +170,26 @@ def _measured(work, part, sides, config, folder):
                 process.stdin.write("run\n")
                 process.stdin.flush()
                 seconds[side].append(_answer(process))
+    median = {side: statistics.median(times) for side, times in seconds.items()}
     return {
         "work": work.title,
         "pass": part,
         "arguments": work.arguments,
         "seconds": seconds,
-        "median": {side: statistics.median(times) for side, times in seconds.items()},
+        "median": median,
         "minimum": {side: min(times) for side, times in seconds.items()},
         "peak_mib": {side: answers[side]["peak_mib"] for side in processes},
         "versions": {side: answers[side]["versions"] for side in processes},
+        **(_rates(work.arguments, median) if part == STEP else {}),
     }
+
+
+def _rates(arguments, median):
+    """The images of a second, and the operations of a second that the network needs for them."""
+    batch, *size, _ = arguments["shape"]
+    operations = OPERATIONS * describe_model(arguments["name"], image_size=tuple(size)).multiply_adds
+    images = {side: batch / seconds for side, seconds in median.items()}
+    return {"images_per_second": images, "flops": {side: rate * operations for side, rate in images.items()}}
 
 
 @contextlib.contextmanager
@@ -224,6 +241,7 @@ def _rows(result):
             f"{1000 * result['minimum'][side]:.1f}",
             ratio,
             "" if peak is None else f"{peak:,.0f}",
+            *([f"{result[rate][side] / unit:,.1f}" for rate, unit in RATES] if result["pass"] == STEP else ["", ""]),
         )
 
 

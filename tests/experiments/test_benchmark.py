@@ -20,7 +20,7 @@ from experiments import benchmark
 from experiments.benchmark import Config, main, parse
 from experiments.benchmarking import jax_side
 from experiments.benchmarking.side import peak_mib
-from experiments.benchmarking.works import WORKS, Work
+from experiments.benchmarking.works import STEP, WORKS, Work
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"batch": 2, "tokens": 33, "heads": 3, "features": 8, "bias": True, "mask": True, "dtype": "float32"}
@@ -64,6 +64,28 @@ def test_pytorch_takes_its_turns(console):
     attention, _, epoch = result["results"]
     assert list(attention["seconds"]) == ["attn_flax", "jax.nn", "torch"]
     assert list(epoch["seconds"]) == ["attn_flax", "torch"]
+
+
+@pytest.mark.full
+def test_steps_of_training_are_timed_with_their_rates(console, monkeypatch):
+    arguments = {"name": "attention_net", "shape": (5, 8, 8, 3), "dtype": "float32", "steps": 2}
+    work = Work("a step", "training", ("attn_flax",), arguments, (STEP,))
+    monkeypatch.setattr(benchmark, "WORKS", {"step": work})
+    (result,) = main(Config(("step",), rounds=3), console)["results"]
+    rate = 5 / result["median"]["attn_flax"]
+    assert result["images_per_second"]["attn_flax"] == pytest.approx(rate)
+    operations = 6 * (8 * 8 * (27 * 64 + 9 * 64 * 128 + 2 * 64 * 8) + 8192 * 512 + 512 * 1000)
+    assert result["flops"]["attn_flax"] == pytest.approx(rate * operations, rel=0.01)
+    assert f"| {rate:,.1f} |" in console.file.getvalue()
+
+
+@pytest.mark.full
+def test_both_sides_of_a_step_train_the_same_network(monkeypatch):
+    pytest.importorskip("timm", reason="timm is not installed: CONTRIBUTING.md says how")
+    from experiments.benchmarking import torch_side
+
+    arguments = {"name": "resnet18", "shape": (2, 32, 32, 3), "dtype": "float32", "steps": 1}
+    assert all(side._training(**arguments)() > 0 for side in (jax_side, torch_side))
 
 
 @pytest.mark.full
@@ -174,6 +196,11 @@ def test_no_such_interpreter(tmp_path, console):
 def test_bad_options(config, message, console):
     with pytest.raises((InputError, UnknownNameError), match=message):
         main(config, console)
+
+
+def test_works_for_a_gpu_are_left_out_without_one(console):
+    assert main(Config(("gpu-*",)), console)["results"] == []
+    assert "works for a GPU are left out" in console.file.getvalue()
 
 
 def test_patterns_and_defaults():

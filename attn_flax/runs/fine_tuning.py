@@ -25,7 +25,7 @@ def freeze_parts(model: nnx.Module, parts: Sequence[str], data: DataConfig) -> N
     freeze(model, names)
 
 
-def layer_factors(model: nnx.Module, decay: float, data: DataConfig) -> PyTree | None:
+def layer_factors(model: nnx.Module | None, decay: float, data: DataConfig | None) -> PyTree | None:
     """What the learning rate of each parameter is multiplied by, in the tree of those that are trained; None for one.
 
     Raises:

@@ -26,7 +26,7 @@ class Classifier(nnx.Module):
     """
 
     heads: ClassVar[tuple[str, ...]] = ("head",)
-    block_lists: ClassVar[str] = r"(\w+_)?blocks|layers|layer\d|levels|(post_)?network|stages"
+    block_lists: ClassVar[str] = r"(\w+_)?blocks(_\w+)?|layers|layer\d|levels|(post_)?network|stages"
 
     def pool(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b c"]:
         """What of the features is classified."""

@@ -24,6 +24,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from attn_flax.checks import check
 from attn_flax.models import resnet
 from attn_flax.models.attention import AttentionFactory
 from attn_flax.models.resnet import WIDTHS, BasicBlock, Block, Bottleneck, ResNet, Stem
@@ -35,13 +36,13 @@ class SelectiveBasicBlock(BasicBlock):
 
     Args, besides those of `Block`:
         selective: whether the kernels are so; else it is a basic block like others.
-        **form: of the SelectiveKernel.
+        **form: of the SelectiveKernel, with r as `reduction` and L as `minimum`.
     """
 
     def _add_first(self, in_channels, channels, stride, types, *, selective=True, **form):
         self.selective = selective
         if selective:
-            self.conv1 = SelectiveKernel(channels, in_channels=in_channels, stride=stride, groups=1, **form, **types)
+            self.conv1 = _selective(in_channels, channels, stride, 1, types, **form)
         else:
             super()._add_first(in_channels, channels, stride, types)
 
@@ -55,20 +56,28 @@ class SelectiveBottleneck(Bottleneck):
 
     Args, besides those of `Bottleneck`:
         selective: whether the kernels are so; else it is a bottleneck like others.
-        **form: of the SelectiveKernel.
+        **form: of the SelectiveKernel, with r as `reduction` and L as `minimum`.
     """
 
     def _add_middle(self, in_channels, channels, stride, types, *, groups, selective=True, **form):
         self.selective = selective
         if selective:
-            place = {"in_channels": in_channels, "stride": stride, "groups": groups}
-            self.conv2 = SelectiveKernel(channels, **place, **form, **types)
+            self.conv2 = _selective(in_channels, channels, stride, groups, types, **form)
         else:
             super()._add_middle(in_channels, channels, stride, types, groups=groups)
 
     def middle(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b p q d"]:
         """sk(x)."""
         return self.conv2(x) if self.selective else super().middle(x)
+
+
+def _selective(in_channels, channels, stride, groups, types, *, reduction=16, minimum=32, **form):
+    """A SelectiveKernel of max(⌊c/r⌋, L) features in the middle."""
+    for name, size in (("reduction", reduction), ("minimum", minimum)):
+        check(size >= 1, f"{name} must be at least 1, got {size}.")
+    hidden = max(channels // reduction, minimum)
+    place = {"in_channels": in_channels, "stride": stride, "groups": groups}
+    return SelectiveKernel(channels, hidden=hidden, **place, **form, **types)
 
 
 class SKNet(ResNet):

@@ -28,7 +28,6 @@ REFUSALS = {
     "sk stride": (SelectiveKernel, {"stride": 0}, "stride must be at least 1, got 0"),
     "sk channels of another input": (SelectiveKernel, {"in_channels": 0}, "in_channels must be at least 1, got 0"),
     "sk reduction": (SelectiveKernel, {"reduction": 0}, "reduction must be at least 1, got 0"),
-    "sk minimum": (SelectiveKernel, {"minimum": 0}, "hidden must be at least 1, got 0"),
     "sk hidden": (SelectiveKernel, {"hidden": 0}, "hidden must be at least 1, got 0"),
     "split radix": (SplitAttention, {"radix": 3}, "product divide channels, got radix=3, groups=1, channels=8"),
     "split no radix": (SplitAttention, {"radix": 0}, "radix and groups must be at least 1"),

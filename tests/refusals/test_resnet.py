@@ -53,6 +53,10 @@ REFUSALS = {
         lambda: bottleneck(3, groups=2, reduce_first=2),
         "every group to have as many before the 3×3 convolution, got 3 channels for 2 groups",
     ),
+    "reduction of a selective network": (
+        lambda: sknet(block=partial(SelectiveBasicBlock, reduction=0)),
+        "reduction must be at least 1, got 0",
+    ),
     "channels of a selective network": (lambda: sknet(in_channels=0), "in_channels must be at least 1, got 0"),
     "no split": (lambda: resnest(radix=0), "radix must be at least 1, got 0"),
     "splits that do not divide the channels": (

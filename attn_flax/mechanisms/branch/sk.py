@@ -76,8 +76,7 @@ class SelectiveKernel(nnx.Module):
         dilated: whether a larger window than 3×3 is a dilated one of 3×3.
         groups: g of each convolution; by default the greatest common divisor of 32, c and the channels it sees.
         reduction: r.
-        minimum: L, below which the features in the middle do not go.
-        hidden: these features, by default max(⌊c/r⌋, L).
+        hidden: the features in the middle, by default max(⌊c/r⌋, L) with L = 32.
         split_input: whether each branch sees only its part of the channels.
         dtype: the type to compute in; by default that of input and parameters together.
         param_dtype: the type of the parameters.
@@ -98,7 +97,6 @@ class SelectiveKernel(nnx.Module):
         dilated: bool = True,
         groups: int | None = None,
         reduction: int = 16,
-        minimum: int = 32,
         hidden: int | None = None,
         split_input: bool = False,
         dtype: DTypeLike | None = None,
@@ -108,7 +106,7 @@ class SelectiveKernel(nnx.Module):
         in_channels = channels if in_channels is None else in_channels
         for name, size in (("channels", channels), ("in_channels", in_channels), ("stride", stride)):
             check(size >= 1, f"{name} must be at least 1, got {size}.")
-        hidden = hidden_width(channels, reduction, hidden, at_least=minimum)
+        hidden = hidden_width(channels, reduction, hidden, at_least=32)
         check(
             len(kernel_sizes) >= 1 and all(k >= 1 and k % 2 for k in kernel_sizes),
             f"kernel_sizes must be odd, one for each branch, got {tuple(kernel_sizes)}.",

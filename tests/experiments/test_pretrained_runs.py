@@ -69,6 +69,7 @@ def test_a_run_starts_from_it_and_needs_it_no_more(tmp_path, pretrained):
     assert result["epochs"] == 2
 
 
+@pytest.mark.full
 def test_what_is_given_of_the_images_is_kept(tmp_path, pretrained):
     begin(tmp_path, pretrained, "--data.size", "12", "8", "--data.mean", "0.1", "0.2", "0.3")
     written = json.loads((tmp_path / "run" / "config.json").read_text())

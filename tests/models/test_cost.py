@@ -102,7 +102,7 @@ def test_forms_by_platform_count_as_the_convolution_that_they_are():
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("resnet18", {"widths": (6, 5, 4, 3), "stem_widths": (7,)}),
+        pytest.param("resnet18", {"widths": (6, 5, 4, 3), "stem_widths": (7,)}, marks=pytest.mark.full),
         ("swin_tiny_patch4_window7_224", {"embed_dim": 12, "head_dim": 6, "depths": (1, 2), "window": 3}),
     ],
 )

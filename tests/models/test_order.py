@@ -15,14 +15,20 @@ from attn_flax.models.order import first_stages, layer_decay_factors, parameter_
 WITHOUT_BLOCKS = {"attention_net"}
 OTHER_LISTS = {"norms", "patch_embeds", "pos_block", "stem"}
 """Lists that hold no blocks."""
-QUICK = {"resnet18", "swin_base_patch4_window12_384", "twins_pcpvt_base", "volo_d1_224"}
+QUICK = {"ecaresnet26t", "swin_tiny_patch4_window7_224", "twins_pcpvt_small", "volo_d1_224"}
 
 
 def one_of_each_class():
+    """The one with the fewest blocks."""
     names = {}
-    for name in filter(is_classifier, list_models()):
+    for name in sorted(filter(is_classifier, list_models()), key=lambda name: (count_blocks(name), name)):
         names.setdefault(MODELS[name][0], name)
     return sorted(names.values())
+
+
+def count_blocks(name):
+    arguments = MODELS[name][1]
+    return sum(arguments.get("depths", (arguments.get("depth", 0),)))
 
 
 def abstract(name, **arguments):

@@ -30,21 +30,11 @@ COUNTS = {
     "maxvit_tiny_tf_384": 30_977_008,
     "maxvit_tiny_tf_512": 31_049_584,
     "maxvit_small_tf_224": 68_927_956,
-    "maxvit_small_tf_384": 69_018_676,
-    "maxvit_small_tf_512": 69_127_540,
     "maxvit_base_tf_224": 119_467_708,
-    "maxvit_base_tf_384": 119_653_468,
-    "maxvit_base_tf_512": 119_876_380,
-    "maxvit_large_tf_224": 211_785_560,
-    "maxvit_large_tf_384": 212_033_240,
-    "maxvit_large_tf_512": 212_330_456,
-    "maxvit_xlarge_tf_224": 474_951_952,
-    "maxvit_xlarge_tf_384": 475_323_472,
-    "maxvit_xlarge_tf_512": 475_769_296,
 }
 
 
-@pytest.mark.parametrize("name", first_quick(MODELS))
+@pytest.mark.parametrize("name", first_quick(COUNTS))
 def test_it_has_as_many_parameters_as_timms(name):
     assert parameters_of(MODELS, name) == COUNTS[name]
 

@@ -12,7 +12,7 @@ from attn_flax.models.resnest import MODELS, ResNeSt, SplitBottleneck
 from tests.mechanisms.branch import test_split_attention
 from tests.models import networks, test_resnet
 from tests.models.naive_layers import Scaled, batch_norm, convolve, relu, scaled, under
-from tests.models.networks import assert_equal, assert_the_same_computed_anew, first_quick, float32, parameters_of
+from tests.models.networks import assert_equal, first_quick, parameters_of
 
 in_full = pytest.mark.full
 
@@ -21,14 +21,12 @@ COUNTS = {
     "resnest26d": 17_069_448,
     "resnest50d": 27_483_240,
     "resnest101e": 48_275_016,
-    "resnest200e": 70_201_544,
-    "resnest269e": 110_929_480,
     "resnest50d_1s4x24d": 25_677_000,
     "resnest50d_4s2x40d": 30_417_592,
 }
 
 
-@pytest.mark.parametrize("name", first_quick(MODELS))
+@pytest.mark.parametrize("name", first_quick(COUNTS))
 def test_it_has_as_many_parameters_as_timms(name):
     assert parameters_of(MODELS, name) == COUNTS[name]
 
@@ -105,11 +103,6 @@ small = partial(ResNeSt, 3, depths=(1, 1, 1, 1), widths=(8, 8, 8, 8), in_channel
 def test_features_and_logits_are_those_of_naive_layers(given, kinds):
     network, p = networks.build(partial(small, **given))
     test_resnet.assert_naive(network, p, networks.random(11, 14, 2), **kinds)
-
-
-@in_full
-def test_computed_anew_in_the_backward_pass_all_is_the_same():
-    assert_the_same_computed_anew(small, float32(2, 33, 40, 2))
 
 
 def test_what_is_left_out_is_the_networks_argument():

@@ -12,7 +12,7 @@ from attn_flax.models.sknet import MODELS, SelectiveBasicBlock, SelectiveBottlen
 from tests.mechanisms.branch.test_sk import weights_of
 from tests.models import networks, test_resnet
 from tests.models.naive_layers import Scaled, batch_norm, convolve, relu, scaled, under
-from tests.models.networks import assert_equal, assert_the_same_computed_anew, first_quick, float32, parameters_of
+from tests.models.networks import assert_equal, first_quick, parameters_of
 from tests.models.test_resnet import basic, bottleneck
 
 in_full = pytest.mark.full
@@ -113,11 +113,6 @@ small = partial(
 def test_features_and_logits_are_those_of_naive_layers(given, kinds):
     network, p = networks.build(partial(small, **given))
     test_resnet.assert_naive(network, p, networks.random(11, 14, 2), **kinds)
-
-
-@in_full
-def test_computed_anew_in_the_backward_pass_all_is_the_same():
-    assert_the_same_computed_anew(small, float32(2, 33, 40, 2))
 
 
 def test_what_is_left_out_is_the_networks_argument():

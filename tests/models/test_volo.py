@@ -42,18 +42,10 @@ COUNTS = {
     "volo_d1_224": 26_632_040,
     "volo_d1_384": 26_777_960,
     "volo_d2_224": 58_678_336,
-    "volo_d2_384": 58_872_896,
-    "volo_d3_224": 86_325_072,
-    "volo_d3_448": 86_626_128,
-    "volo_d4_224": 192_961_520,
-    "volo_d4_448": 193_413_104,
-    "volo_d5_224": 295_455_584,
-    "volo_d5_448": 295_907_168,
-    "volo_d5_512": 296_091_488,
 }
 
 
-@pytest.mark.parametrize("name", first_quick(MODELS))
+@pytest.mark.parametrize("name", first_quick(COUNTS))
 def test_it_has_as_many_parameters_as_timms(name):
     assert parameters_of(MODELS, name) == COUNTS[name]
 

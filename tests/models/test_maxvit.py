@@ -27,8 +27,6 @@ in_full = pytest.mark.full
 
 COUNTS = {
     "maxvit_tiny_tf_224": 30_916_528,
-    "maxvit_tiny_tf_384": 30_977_008,
-    "maxvit_tiny_tf_512": 31_049_584,
     "maxvit_small_tf_224": 68_927_956,
     "maxvit_base_tf_224": 119_467_708,
 }

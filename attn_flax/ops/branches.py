@@ -20,6 +20,7 @@ from attn_flax.checks import check
 from attn_flax.ops.convolution import conv_general_dilated
 from attn_flax.ops.depthwise import depthwise_conv
 from attn_flax.ops.normalizers import softmax
+from attn_flax.ops.platforms import by_platform
 from attn_flax.ops.precision import at_least_float32
 
 CHANNELS_LAST = ("NHWC", "HWIO", "NHWC")
@@ -186,29 +187,9 @@ def grouped_conv(
         return conv_general_dilated(x, kernel, strides, padding, rhs_dilation=rhs_dilation, **others)
     dilation = (1, 1) if rhs_dilation is None else tuple(rhs_dilation)
     padding = padding if isinstance(padding, str) else tuple(map(tuple, padding))
-    return _grouped_conv(x, kernel, (feature_group_count, tuple(strides), padding, dilation))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _grouped_conv(x, kernel, geometry):
-    return _by_platform(lambda conv: conv, geometry)(x, kernel)
-
-
-def _convolve_and_keep(x, kernel, geometry):
-    return _grouped_conv(x, kernel, geometry), (x, kernel)
-
-
-def _convolve_transposed(geometry, kept, dy):
-    return _by_platform(lambda conv: lambda x, kernel, dy: jax.vjp(conv, x, kernel)[1](dy), geometry)(*kept, dy)
-
-
-_grouped_conv.defvjp(_convolve_and_keep, _convolve_transposed)
-
-
-def _by_platform(derive, geometry):
-    """What is derived from the form for CPU there, from XLA's elsewhere; so each derivative keeps only its own."""
-    cpu, default = (derive(functools.partial(form, geometry=geometry)) for form in (_in_few_parts, _at_once))
-    return lambda *arrays: lax.platform_dependent(*arrays, cpu=cpu, default=default)
+    geometry = (feature_group_count, tuple(strides), padding, dilation)
+    cpu, default = (functools.partial(form, geometry=geometry) for form in (_in_few_parts, _at_once))
+    return by_platform(cpu, default)(x, kernel)
 
 
 def _in_few_parts(x, kernel, geometry):

@@ -12,7 +12,7 @@
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from attn_flax.ops.geometry import met_by, window_geometry
+from attn_flax.ops.platforms import by_platform
 from attn_flax.ops.precision import at_least_float32
 
 FEW_POSITIONS = 256
@@ -83,23 +84,7 @@ def conv_general_dilated(
     else:
         correlate = functools.partial(_sums_of_products, window=window, geometry=geometry)
         cpu = _with_kernel_gradient(convolve, correlate)
-    return _by_platform(cpu, convolve)(x, kernel)
-
-
-def _by_platform(cpu: Callable, default: Callable) -> Callable:
-    """The first form on a CPU, the second elsewhere; so do the derivatives, each of which keeps only its own."""
-
-    @jax.custom_vjp
-    def convolution(x, kernel):
-        return lax.platform_dependent(x, kernel, cpu=cpu, default=default)
-
-    def backward(kept, dy):
-        forms = (lambda x, kernel, dy, form=form: jax.vjp(form, x, kernel)[1](dy) for form in (cpu, default))
-        of_cpu, of_default = forms
-        return lax.platform_dependent(*kept, dy, cpu=of_cpu, default=of_default)
-
-    convolution.defvjp(lambda x, kernel: (convolution(x, kernel), (x, kernel)), backward)
-    return convolution
+    return by_platform(cpu, convolve)(x, kernel)
 
 
 def _is_better_at_once(x, kernel, geometry):

@@ -224,8 +224,7 @@ def create_model(
         source.architecture in (None, name),
         f"{pretrained} holds the network {source.architecture!r}, got the name {name!r} for it.",
     )
-    create = lambda num_classes, rngs: model(num_classes, **arguments, rngs=rngs)  # noqa: E731
-    return create_pretrained(create, source, num_classes=num_classes, rngs=rngs, tell=tell)
+    return create_pretrained(partial(model, **arguments), source, num_classes=num_classes, rngs=rngs, tell=tell)
 
 
 def _entry(name):

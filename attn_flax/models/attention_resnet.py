@@ -51,7 +51,7 @@ from attn_flax.interop import timm_attention
 from attn_flax.mechanisms.layers import BatchNorm
 from attn_flax.mechanisms.layout import check_map
 from attn_flax.models.attention import AttentionFactory
-from attn_flax.models.classifier import Classifier, drop_path, drop_path_rates, in_order
+from attn_flax.models.classifier import Classifier, drop_path, drop_path_rates, height_and_width, in_order
 from attn_flax.models.resnet import (
     WIDTHS,
     ZeroBatchNorm,
@@ -265,7 +265,7 @@ class AttentionResNet(Classifier):
     ):
         for name, size in (("num_classes", num_classes), ("in_channels", in_channels)):
             check(size >= 1, f"{name} must be at least 1, got {size}.")
-        sides = (image_size, image_size) if isinstance(image_size, int) else image_size
+        sides = height_and_width(image_size)
         check(len(sides) == 2 and min(sides) >= 1, f"image_size must be one or two of at least 1, got {image_size}.")
         for name, sizes in (("depths", depths), ("channels", channels), ("widths", widths)):
             check(len(sizes) == 4 and min(sizes) >= 1, f"{name} must be four of at least 1, got {sizes}.")
@@ -278,7 +278,6 @@ class AttentionResNet(Classifier):
             f"stem_widths must be one or more of at least 1, two or more without stem_pool, got {stem_widths}.",
         )
         check(last_width is None or last_width >= 1, f"last_width must be at least 1, got {last_width}.")
-        check(0 <= drop_path_rate < 1, f"drop_path_rate must be in [0, 1), got {drop_path_rate}.")
         attention = attention if isinstance(attention, tuple) else (attention,) * 4
         check(len(attention) == 4, f"attention must be one for all stages or four, got {len(attention)}.")
         check(

@@ -37,7 +37,15 @@ from attn_flax.mechanisms.layers import LayerNorm, Perceptron, gelu
 from attn_flax.mechanisms.layout import check_map, flatten_positions
 from attn_flax.mechanisms.self_attention.class_attention import ClassAttention
 from attn_flax.models.attention import AttentionFactory
-from attn_flax.models.classifier import Classifier, LayerScale, count_patches, drop_path, in_order
+from attn_flax.models.classifier import (
+    Classifier,
+    LayerScale,
+    after_each,
+    count_patches,
+    drop_path,
+    height_and_width,
+    in_order,
+)
 from attn_flax.nn import TalkingHeadsAttention
 
 CLASS_BLOCKS = 2
@@ -190,8 +198,7 @@ class CaiT(Classifier):
         block = partial(CaitBlock, embed_dim, attention=attention, drop_path_rate=drop_path_rate, **widths, **layer)
         class_block = partial(ClassBlock, embed_dim, num_heads=num_heads, **widths, **layer)
         self.patch_size = patch_size
-        image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        grid = count_patches(image_size, patch_size)
+        grid = count_patches(height_and_width(image_size), patch_size)
         patch, small = (patch_size, patch_size), nnx.initializers.truncated_normal(0.02)
         self.patch_embed = nnx.Conv(in_channels, embed_dim, patch, patch, padding="VALID", **layer)
         self.pos_embed = nnx.Param(small(rngs.params(), (*grid, embed_dim), param_dtype))
@@ -209,11 +216,7 @@ class CaiT(Classifier):
         grid = count_patches(x.shape[-3:-1], self.patch_size)
         z = self.patch_embed(x)
         z = z + ops.resize_bicubic(self.pos_embed[...], grid).astype(z.dtype)
-        maps = []
-        for block in self.blocks:
-            z = in_order([block], z, remat=self.remat)
-            maps.append(z)
-        return maps
+        return after_each(self.blocks, z, remat=self.remat)
 
     def forward_features(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b n d"]:
         """The tokens after the last block, normalised: u, then z in row-major order."""

@@ -74,6 +74,15 @@ def _blocks_of_items(path, items):
     return [list(itertools.chain(*_blocks_of_items(name, blocks))) for name, blocks in lists.items()]
 
 
+def height_and_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Those of images for which a number stands for both.
+
+    >>> height_and_width(224), height_and_width((224, 160))
+    ((224, 224), (224, 160))
+    """
+    return (image_size, image_size) if isinstance(image_size, int) else image_size
+
+
 def count_patches(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
     """How many patches there are along both axes of images.
 
@@ -194,6 +203,15 @@ def in_order(blocks: Iterable[nnx.Module], x: Array, *others: Array, remat: bool
     for block in blocks:
         x = nnx.remat(_call)(block, x, *others) if remat else block(x, *others)
     return x
+
+
+def after_each(blocks: Iterable[nnx.Module], x: Array, *, remat: bool = False) -> list[Array]:
+    """x after each of the blocks, with `remat` as in `in_order`."""
+    results = []
+    for block in blocks:
+        x = in_order([block], x, remat=remat)
+        results.append(x)
+    return results
 
 
 def _call(block, *inputs):

@@ -27,6 +27,7 @@ from jaxtyping import Array, Float
 from attn_flax.checks import check
 from attn_flax.mechanisms.layers import gelu
 from attn_flax.models.attention import AttentionFactory
+from attn_flax.models.classifier import height_and_width
 from attn_flax.models.mbconv import ALIKE, Hybrid, MBConv, Stem, TransformerBlock
 from attn_flax.nn import RelativeSelfAttention
 
@@ -110,7 +111,7 @@ class CoAtNet(Hybrid):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        height, width = height_and_width(image_size)
         check(min(height, width) >= 1, f"image_size must be at least 1×1, got {height}×{width}.")
         types = {"dtype": dtype, "param_dtype": param_dtype}
 

@@ -36,7 +36,7 @@ from attn_flax.mechanisms.layout import check_map, flatten_positions
 from attn_flax.mechanisms.self_attention.gpsa import GatedPositionalSelfAttention
 from attn_flax.mechanisms.self_attention.mhsa import MultiHeadSelfAttention
 from attn_flax.models.attention import AttentionFactory
-from attn_flax.models.classifier import Classifier, count_patches, drop_path_rates, in_order
+from attn_flax.models.classifier import Classifier, after_each, count_patches, drop_path_rates, height_and_width
 from attn_flax.models.pvt_v2 import Block
 
 
@@ -104,7 +104,7 @@ class ConViT(Classifier):
         of_all = partial(block, attention=among_tokens, num_spatial_dims=1)
         local_rates, rates = drop_path_rates(drop_path_rate, depths)
         patch, small = (patch_size, patch_size), nnx.initializers.truncated_normal(0.02)
-        self.grid = count_patches((image_size, image_size) if isinstance(image_size, int) else image_size, patch_size)
+        self.grid = count_patches(height_and_width(image_size), patch_size)
         self.patch_embed = nnx.Conv(in_channels, embed_dim, patch, patch, padding="VALID", **layer)
         self.pos_embed = nnx.Param(small(rngs.params(), (math.prod(self.grid), embed_dim), param_dtype))
         self.cls_token = nnx.Param(small(rngs.params(), (embed_dim,), param_dtype))
@@ -130,13 +130,13 @@ class ConViT(Classifier):
         z = self.patch_embed(x)
         positions = self.pos_embed[...].reshape(*self.grid, -1)
         z = z + ops.resize_bicubic(positions, grid).astype(z.dtype)
-        return self._after_each(self.blocks[: self.num_local], z)
+        return after_each(self.blocks[: self.num_local], z, remat=self.remat)
 
     def tokens(self, z: Float[Array, "*b p q d"]) -> list[Float[Array, "*b n d"]]:
         """Of the last of those, z after each further block: u, then the patches' tokens in row-major order."""
         z = flatten_positions(z, 2)
         u = jnp.broadcast_to(self.cls_token[...].astype(z.dtype), (*z.shape[:-2], 1, z.shape[-1]))
-        return self._after_each(self.blocks[self.num_local :], jnp.concatenate([u, z], -2))
+        return after_each(self.blocks[self.num_local :], jnp.concatenate([u, z], -2), remat=self.remat)
 
     def forward_features(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b n d"]:
         """The tokens after the last block, normalised."""
@@ -145,13 +145,6 @@ class ConViT(Classifier):
     def pool(self, z: Float[Array, "*b n d"]) -> Float[Array, "*b d"]:
         """u of the tokens."""
         return z[..., 0, :]
-
-    def _after_each(self, blocks, z):
-        after = []
-        for block in blocks:
-            z = in_order([block], z, remat=self.remat)
-            after.append(z)
-        return after
 
 
 MODELS = MappingProxyType(

@@ -22,7 +22,7 @@ from jax.extend import core
 
 from attn_flax.checks import InputError, UnknownNameError, check
 from attn_flax.models import MODELS, create_model, takes
-from attn_flax.models.classifier import Classifier
+from attn_flax.models.classifier import Classifier, height_and_width
 
 IMAGE_SIZE = 224
 """Of images for networks that are made for no size."""
@@ -86,7 +86,7 @@ def default_image_size(name: str) -> tuple[int, int]:
         return IMAGE_SIZE, IMAGE_SIZE
     model, own = MODELS[name]
     size = own.get("image_size", inspect.signature(model.__init__).parameters["image_size"].default)
-    return (size, size) if isinstance(size, int) else size
+    return height_and_width(size)
 
 
 def describe_model(name: str, *, image_size: tuple[int, int] | None = None, **arguments: Any) -> ModelDescription:

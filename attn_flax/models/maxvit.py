@@ -35,6 +35,7 @@ from jaxtyping import Array, Float
 from attn_flax.checks import check
 from attn_flax.interop import Layout
 from attn_flax.models.attention import AttentionFactory
+from attn_flax.models.classifier import height_and_width
 from attn_flax.models.maps import check_halvings
 from attn_flax.models.mbconv import Hybrid, MBConv, Stem, TransformerBlock
 from attn_flax.nn import PartitionAttention
@@ -166,7 +167,7 @@ class MaxVit(Hybrid):
 
 def _window(image_size, stages):
     """M of a network of so many stages, each of which halves the map, as the stem does."""
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    size = height_and_width(image_size)
     check_halvings(size, 1 + stages, f"the windows of {stages} stages")
     return math.gcd(*size) // 2 ** (1 + stages)
 

@@ -114,7 +114,7 @@ def _configured(name, weights, config):
 
 
 def create_pretrained(
-    create: Callable[[int, nnx.Rngs], nnx.Module],
+    create: Callable[..., nnx.Module],
     source: Source,
     *,
     num_classes: int | None,
@@ -124,7 +124,7 @@ def create_pretrained(
     """The network with the numbers of the source; its own initial ones are never drawn.
 
     Args:
-        create: makes it, for so many classes.
+        create: makes it, for so many classes and with `rngs`.
         source: of its numbers.
         num_classes: if others than the source has, the head is a new one; None for those of the source.
         rngs: the source of a new head's parameters, and of what is left out in training.
@@ -136,9 +136,9 @@ def create_pretrained(
     state = source.read()
     classes = source.num_classes
     if classes is None:
-        classes = _classes(state, nnx.eval_shape(lambda: create(1000, nnx.Rngs(0))))
+        classes = _classes(state, nnx.eval_shape(lambda: create(1000, rngs=nnx.Rngs(0))))
     check(bool(classes or num_classes), f"{source.name} has no head for classes: num_classes must be given, got None.")
-    model = nnx.eval_shape(lambda: create(classes or num_classes, nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: create(classes or num_classes, rngs=nnx.Rngs(0)))
     load_timm(model, state if classes else _with_a_head(state, model), resample=True)
     _enliven(model, rngs)
     if num_classes not in (None, classes):

@@ -28,6 +28,7 @@ from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.layers import LayerNorm
 from attn_flax.models.attention import AttentionFactory
+from attn_flax.models.classifier import height_and_width
 from attn_flax.models.vit import TransformerBlock, VisionTransformer
 from attn_flax.nn import MultiHeadSelfAttention
 
@@ -125,7 +126,7 @@ class Segmenter(nnx.Module):
         check(num_classes >= 1, f"num_classes must be at least 1, got {num_classes}.")
         check(patch_size >= 1, f"patch_size must be at least 1, got {patch_size}.")
         check(head in get_args(Head), f"head must be 'mask' or 'linear', got {head!r}.")
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        height, width = height_and_width(image_size)
         types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.backbone = VisionTransformer(
             1,

@@ -44,7 +44,7 @@ from attn_flax.mechanisms.layers import Perceptron, gelu
 from attn_flax.mechanisms.layout import check_map
 from attn_flax.mechanisms.self_attention.swinv2 import CosineWindowAttention
 from attn_flax.models.attention import AttentionFactory
-from attn_flax.models.classifier import Classifier, Stage, count_patches, drop_path, drop_path_rates
+from attn_flax.models.classifier import Classifier, Stage, count_patches, drop_path, drop_path_rates, height_and_width
 from attn_flax.nn import ShiftedWindowAttention
 
 LayerNorm = partial(layers.LayerNorm, epsilon=1e-5)
@@ -199,8 +199,7 @@ class SwinTransformer(Classifier):
         layer = {**types, "rngs": rngs}
         windows = {"window": window, "head_dim": head_dim, **types}
         self.patch_size = patch_size
-        image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        side = min(count_patches(image_size, patch_size))
+        side = min(count_patches(height_and_width(image_size), patch_size))
         self.feature_channels = tuple(embed_dim * 2**i for i in range(len(depths)))
         patch = (patch_size, patch_size)
         self.patch_embed = nnx.Conv(in_channels, embed_dim, patch, patch, padding="VALID", **layer)

@@ -35,7 +35,15 @@ from attn_flax.checks import InputError, check
 from attn_flax.mechanisms.layers import LayerNorm, Perceptron, gelu
 from attn_flax.mechanisms.layout import check_map, flatten_positions
 from attn_flax.models.attention import AttentionFactory
-from attn_flax.models.classifier import Classifier, LayerScale, count_patches, drop_path, drop_path_rates, in_order
+from attn_flax.models.classifier import (
+    Classifier,
+    LayerScale,
+    after_each,
+    count_patches,
+    drop_path,
+    drop_path_rates,
+    height_and_width,
+)
 from attn_flax.nn import AttentionPool, MultiHeadSelfAttention
 
 Pool = Literal["token", "avg", "map"]
@@ -150,7 +158,7 @@ class VisionTransformer(Classifier):
         types = {"dtype": dtype, "param_dtype": param_dtype}
         layer = {**types, "rngs": rngs}
         heads = {"num_heads": num_heads, "num_spatial_dims": 1, **types}
-        self.grid = count_patches((image_size, image_size) if isinstance(image_size, int) else image_size, patch_size)
+        self.grid = count_patches(height_and_width(image_size), patch_size)
         positions = math.prod(self.grid) + (self.num_prefix_tokens if class_position else 0)
         if attention is MultiHeadSelfAttention:
             attention = partial(attention, qkv_bias=True, **heads)
@@ -180,11 +188,7 @@ class VisionTransformer(Classifier):
 
     def tokens(self, x: Float[Array, "*b h w c"]) -> list[Float[Array, "*b n d"]]:
         """z after each block: the class token, then the tokens of the patches in row-major order."""
-        z, after_blocks = self.embed(x), []
-        for block in self.blocks:
-            z = in_order([block], z, remat=self.remat)
-            after_blocks.append(z)
-        return after_blocks
+        return after_each(self.blocks, self.embed(x), remat=self.remat)
 
     def features(self, x: Float[Array, "*b h w c"]) -> list[Float[Array, "*b p q d"]]:
         """The maps of the patches' tokens after each block."""

@@ -40,7 +40,7 @@ from attn_flax.mechanisms.self_attention.class_attention import ClassAttention
 from attn_flax.mechanisms.self_attention.mhsa import MultiHeadSelfAttention
 from attn_flax.mechanisms.self_attention.outlook import OutlookAttention
 from attn_flax.models.attention import AttentionFactory
-from attn_flax.models.classifier import Classifier, drop_path_rates, in_order
+from attn_flax.models.classifier import Classifier, drop_path_rates, height_and_width, in_order
 from attn_flax.models.swin import SwinBlock
 
 Norm = partial(LayerNorm, epsilon=1e-5)
@@ -195,7 +195,7 @@ class Volo(Classifier):
         transformer = partial(SwinBlock, embed_dim, mlp_ratio=mlp_ratio, attention=self_attention, **layer)
         class_block = partial(ClassBlock, embed_dim, num_heads=heads, mlp_ratio=mlp_ratio, **layer)
         first, *rates = drop_path_rates(drop_path_rate, depths)
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.image_size = height_and_width(image_size)
         self.patch_embed = PatchEmbed(in_channels, stem_channels, outlook_dim, **layer)
         self.network = nnx.List(
             [

@@ -48,7 +48,7 @@ from attn_flax.mechanisms.layers import BatchNorm, DepthwiseConv, LayerNorm, Per
 from attn_flax.mechanisms.layout import check_map, flatten_positions
 from attn_flax.mechanisms.self_attention.class_attention import ClassAttention
 from attn_flax.models.attention import AttentionFactory
-from attn_flax.models.classifier import Classifier, LayerScale, drop_path, in_order
+from attn_flax.models.classifier import Classifier, LayerScale, after_each, drop_path, in_order
 from attn_flax.nn import CrossCovarianceAttention
 
 CLASS_BLOCKS = 2
@@ -318,11 +318,7 @@ class XCiT(Classifier):
         check_map(x, self.in_channels)
         x = self.patch_embed(x)
         x = x + self.pos_embed(*x.shape[-3:-1]).astype(x.dtype)
-        maps = []
-        for block in self.blocks:
-            x = in_order([block], x, remat=self.remat)
-            maps.append(x)
-        return maps
+        return after_each(self.blocks, x, remat=self.remat)
 
     def forward_features(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b n d"]:
         """The tokens after the last block, normalised: u, then z in row-major order."""

@@ -5,7 +5,7 @@ its parameters: it has no gradient, no moments and no decay, and takes no part i
 to. A Module all of whose parameters are frozen stays in evaluation mode, so that its batch statistics do not move.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from flax import nnx
 
@@ -41,7 +41,7 @@ def freeze(model: nnx.Module, parts: Iterable[str]) -> None:
         if parts & set(_prefixes(path)):
             setattr(module, name, _as(Frozen, getattr(module, name)))
     check(
-        any(True for _ in _variables(model, nnx.Param)),
+        bool(_variables(model, nnx.Param)),
         f"some parameters must be left to train: expected a part that is not frozen, got {', '.join(sorted(parts))}.",
     )
 
@@ -55,19 +55,18 @@ def thaw(model: nnx.Module) -> None:
 def keep_frozen_in_evaluation(model: nnx.Module) -> None:
     """Puts each Module with frozen parameters and no others into evaluation mode."""
     for _, module in nnx.iter_modules(model):
-        if any(True for _ in _variables(module, Frozen)) and not any(True for _ in _variables(module, nnx.Param)):
+        if _variables(module, Frozen) and not _variables(module, nnx.Param):
             module.eval()
 
 
-def _variables(model, kinds) -> Iterator[tuple[nnx.Module, str, str]]:
+def _variables(model, kinds) -> list[tuple[nnx.Module, str, str]]:
     """The variables of these types: the Module that holds it, its name there, its path."""
-    held = [
+    return [
         (module, name, ".".join(map(str, (*path, name))))
         for path, module in nnx.iter_modules(model)
         for name, value in vars(module).items()
         if isinstance(value, kinds)
     ]
-    yield from held
 
 
 def _prefixes(path):

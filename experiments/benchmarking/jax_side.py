@@ -160,7 +160,7 @@ def _training(*, name, shape, dtype, steps):
         start = time.perf_counter()
         for _ in range(steps):
             state, _ = runner.update(state, batch)
-        jax.block_until_ready(state.step)
+        jax.block_until_ready(state)
         return (time.perf_counter() - start) / steps
 
     return run

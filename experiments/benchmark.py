@@ -140,7 +140,8 @@ def _missing(python, sides):
         except OSError as error:
             raise InputError(f"--torch-python {python} cannot be run: {error.strerror}.") from None
         if done.returncode:
-            reasons[side] = f"{done.stderr.strip().splitlines()[-1]}; --torch-python PATH names another interpreter."
+            reason = (done.stderr.strip().splitlines() or [f"{python} ends with status {done.returncode}"])[-1]
+            reasons[side] = f"{reason}; --torch-python PATH names another interpreter."
     return reasons
 
 

@@ -14,6 +14,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import pytest
+from jax._src.interpreters import partial_eval
+
+if jax.__version_info__ < (0, 11):
+    # For a message that nobody reads, it searches the whole program whenever nnx asks a traced value for its sharding.
+    partial_eval.DynamicJaxprTracer._origin_msg = lambda tracer: ""
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -29,8 +29,17 @@ class _LayerNorm(nnx.LayerNorm):
 LayerNorm = functools.partial(_LayerNorm, epsilon=1e-6, use_fast_variance=False)
 """Over the channels of each position."""
 
-gelu = functools.partial(jax.nn.gelu, approximate=False)
-"""x Φ(x), without the approximation by tanh that is JAX's default."""
+
+def gelu(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """x Φ(x) = x (1 + erf(x / √2)) / 2, computed in float32 or wider.
+
+    As PyTorch computes it: its error is small beside x. `jax.nn.gelu(x, approximate=False)` takes erfc, whose error is
+    small beside Φ(x) even where that is nearly zero; on a CPU this takes twice the time.
+
+    Source: Hendrycks and Gimpel, "Gaussian Error Linear Units (GELUs)" (2016), arXiv:1606.08415.
+    """
+    wide = x.astype(ops.at_least_float32(x.dtype))
+    return (wide * (1 + jax.lax.erf(wide * math.sqrt(0.5))) / 2).astype(x.dtype)
 
 
 class DepthwiseConv(nnx.Module):

@@ -17,6 +17,7 @@ from attn_flax.runs.config import (
 )
 from attn_flax.runs.folder import RunFolder, environment
 from attn_flax.runs.load import TrainedRun, load_run, read_run
+from attn_flax.runs.memory import keep_freed_memory
 from attn_flax.runs.pictures import draw_maps
 from attn_flax.runs.processes import connect, is_first, quiet_unless_first, teller
 from attn_flax.runs.train import check_training, is_finished, resumable, train
@@ -48,6 +49,7 @@ __all__ = [
     "is_finished",
     "is_first",
     "keep_compiled_programs",
+    "keep_freed_memory",
     "load_run",
     "parse",
     "quiet_unless_first",

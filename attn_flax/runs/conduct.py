@@ -16,6 +16,7 @@ from attn_flax.runs.build import TaskData, as_pretrained, build_data, filled_in,
 from attn_flax.runs.compilation import keep_compiled_programs
 from attn_flax.runs.config import TrainingConfig
 from attn_flax.runs.folder import RunFolder, environment
+from attn_flax.runs.memory import keep_freed_memory
 from attn_flax.runs.processes import connect, is_first, quiet_unless_first, teller
 from attn_flax.runs.train import check_training, has_checkpoint, is_finished, resumable, train
 
@@ -66,6 +67,7 @@ def conduct(experiment: Experiment, config: TrainingConfig, console: Console | N
         StoppedError: a signal ended the training.
     """
     start = time.perf_counter()
+    keep_freed_memory()
     connect(config.distributed)
     keep_compiled_programs()
     console = quiet_unless_first(console)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from attn_flax import data, interop, ops, training
+from attn_flax import data, interop, ops, runs, training
 from attn_flax.catalog import create_attention
 from attn_flax.checks import InputError
 from attn_flax.models import create_model
@@ -31,6 +31,8 @@ from experiments.benchmarking.works import BACKWARD
 
 def main(spec: dict) -> None:
     """Builds what the specification says, and serves it."""
+    if spec["function"] == "training":
+        runs.keep_freed_memory()
     versions = {"attn_flax": __version__, "jax": jax.__version__, "flax": flax.__version__}
     versions |= {"python": platform.python_version(), "device": jax.devices()[0].device_kind}
     if spec["function"] == "epoch":

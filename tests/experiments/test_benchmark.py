@@ -170,6 +170,11 @@ def test_what_is_not_installed_is_left_out(tmp_path):
     }
 
 
+def test_an_interpreter_that_says_nothing_is_told_of():
+    missing = benchmark._missing("false", {"torch"})
+    assert missing == {"torch": "false ends with status 1; --torch-python PATH names another interpreter."}
+
+
 def test_a_shape_that_does_not_fit_ends_with_one_screen():
     options = ("--models", "attention_net", "--model-shape", "2", "8", "8", "4", "--rounds", "1")
     done = subprocess.run(

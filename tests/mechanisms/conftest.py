@@ -2,7 +2,16 @@
 
 import pytest
 
-QUICK = {"test_article", "test_cbam", "test_eca", "test_frameworks", "test_gate", "test_non_local", "test_se"}
+QUICK = {
+    "test_article",
+    "test_cbam",
+    "test_eca",
+    "test_frameworks",
+    "test_gate",
+    "test_layers",
+    "test_non_local",
+    "test_se",
+}
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -15,7 +15,8 @@ of its map. Outlook attention is of windows of 3×3 around every other position.
 class token: what any of them finds counts half. Rows and columns that fill no cell are left out. The names of the
 layers are timm's.
 
-Differs from the paper: in training the logits are those of evaluation, as in timm; token labelling, for which the
+Differs from the paper: the positions p are those of the network's own image size; for other images they are resampled
+as in VisionTransformer. In training the logits are those of evaluation, as in timm; token labelling, for which the
 authors' code gives those of u and of all z_j apart, is not here. As in that code, stochastic depth leaves outlookers
 and class blocks as they are.
 
@@ -33,6 +34,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.layers import BatchNorm, LayerNorm, Perceptron, gelu
 from attn_flax.mechanisms.layout import check_map, flatten_positions
@@ -134,7 +136,7 @@ class Volo(Classifier):
         num_heads: of the outlook attention, and of self-attention and class attention.
         mlp_ratio: the width of the perceptrons, in channels.
         stem_channels: of the stem's convolutions.
-        image_size: the height and width of the images; a number is both.
+        image_size: the height and width for which there are positions; a number is both.
         in_channels: of the images.
         drop_path_rate: of stochastic depth in the last transformer, as if from zero in the first outlooker.
         attention: a factory of the mechanism of maps in every outlooker, or None for none. The default, the class
@@ -146,7 +148,7 @@ class Volo(Classifier):
 
     Raises:
         InputError: a size below 1, images below 16×16, heads that do not divide the channels or a rate out of range at
-            construction; images of other channels or another size at the call.
+            construction; images of other channels or below 16×16 at the call.
     """
 
     heads = ("head", "aux_head")
@@ -184,6 +186,8 @@ class Volo(Classifier):
             check(size >= 1, f"{name} must be at least 1, got {size}.")
         check(min(embed_dims) >= 1, f"embed_dims must be at least 1, got {embed_dims}.")
         check(len(depths) >= 2 and min(depths) >= 1, f"depths must be at least 2 numbers of at least 1, got {depths}.")
+        size = height_and_width(image_size)
+        check(min(size) >= 16, f"image_size must be at least 16×16, got {size[0]}×{size[1]}.")
         types = {"dtype": dtype, "param_dtype": param_dtype}
         layer = {**types, "rngs": rngs}
         outlook_dim, embed_dim = embed_dims
@@ -195,7 +199,6 @@ class Volo(Classifier):
         transformer = partial(SwinBlock, embed_dim, mlp_ratio=mlp_ratio, attention=self_attention, **layer)
         class_block = partial(ClassBlock, embed_dim, num_heads=heads, mlp_ratio=mlp_ratio, **layer)
         first, *rates = drop_path_rates(drop_path_rate, depths)
-        self.image_size = height_and_width(image_size)
         self.patch_embed = PatchEmbed(in_channels, stem_channels, outlook_dim, **layer)
         self.network = nnx.List(
             [
@@ -205,7 +208,8 @@ class Volo(Classifier):
             ]
         )
         small = nnx.initializers.truncated_normal(0.02)
-        self.pos_embed = nnx.Param(small(rngs.params(), (*_grid(*self.image_size), embed_dim), param_dtype))
+        grid = [-(-n // 2) // 8 for n in size]  # the stem rounds up, the cells down
+        self.pos_embed = nnx.Param(small(rngs.params(), (*grid, embed_dim), param_dtype))
         self.cls_token = nnx.Param(small(rngs.params(), (embed_dim,), param_dtype))
         self.post_network = nnx.List([class_block() for _ in range(CLASS_BLOCKS)])
         self.norm = Norm(embed_dim, **layer)
@@ -220,13 +224,13 @@ class Volo(Classifier):
         The first has an eighth of the image's height and width, the others a sixteenth.
         """
         check_map(x, self.patch_embed.conv.layers[0].in_features)
-        size, (h, w) = x.shape[-3:-1], self.image_size
-        check(size == (h, w), f"images must be of {h}×{w}, for which there are positions, got {size[0]}×{size[1]}.")
+        h, w = x.shape[-3:-1]
+        check(min(h, w) >= 16, f"images must be at least 16×16, got {h}×{w}.")
         outlookers, downsample, *stages = self.network
         x = in_order(outlookers, self.patch_embed(x), remat=self.remat)
         maps = [x]
         x = downsample(x)
-        x = x + self.pos_embed[...].astype(x.dtype)
+        x = x + ops.resize_bicubic(self.pos_embed[...], x.shape[-3:-1]).astype(x.dtype)
         for transformers in stages:
             x = in_order(transformers, x, remat=self.remat)
             maps.append(x)
@@ -246,12 +250,6 @@ class Volo(Classifier):
         """The logits of images."""
         tokens = self.forward_features(x)
         return self.head(self.pool(tokens)) + 0.5 * self.aux_head(tokens[..., 1:, :]).max(-2)
-
-
-def _grid(height, width):
-    """How many positions the transformers have along both axes: the stem rounds up, the cells down."""
-    check(min(height, width) >= 16, f"image_size must be at least 16×16, got {height}×{width}.")
-    return tuple(-(-n // 2) // 8 for n in (height, width))
 
 
 D1 = {"embed_dims": (192, 384), "depths": (4, 4, 8, 2), "num_heads": (6, 12)}

@@ -34,6 +34,7 @@ from tests.models.networks import (
     in_training,
     parameters_of,
 )
+from tests.models.test_vit import resized
 from tests.models.timm_networks import assert_it_is_timms, random_network_of
 
 in_full = pytest.mark.full
@@ -85,7 +86,9 @@ def naive_features(image, p, outlooker):
     for j in range(2):
         x = outlooker(x, under(p, f"network.0.{j}"))
     maps = [x]
-    x = conv(x, p, "network.1", 2) + p["pos_embed"]
+    x = conv(x, p, "network.1", 2)
+    positions = p["pos_embed"]
+    x = x + (positions if x.shape == positions.shape else resized(positions, x.shape[:2]))
     for i, depth in ((2, 1), (3, 2)):
         for j in range(depth):
             x = pre_norm(x, under(p, f"network.{i}.{j}"), attend=attending)
@@ -120,6 +123,15 @@ def test_features_and_logits_are_those_of_naive_layers(form):
     tokens = naive_tokens(expected[-1], p)
     assert_equal(networks.run(network, image, method="forward_features"), tokens)
     assert_equal(logits, linear(tokens[0], p, "head") + linear(tokens[1:], p, "aux_head").max(0) / 2)
+
+
+@pytest.mark.parametrize("size", [(50, 70), pytest.param((16, 16), marks=in_full)])
+def test_at_another_size_its_positions_are_resampled(size):
+    network, p = networks.build(create)
+    image = networks.random(*size, 2)
+    expected = naive_features(image, p, partial(pre_norm, attend=outlooking))[-1]
+    # Pillow computes in float32.
+    np.testing.assert_allclose(networks.run(network, image, method="features")[-1], expected, rtol=1e-5, atol=1e-5)
 
 
 def branches(block, x, first, second):

@@ -33,10 +33,7 @@ REFUSALS = {
     "a small image": (partial(made, image_size=(32, 15)), "image_size must be at least 16×16, got 32×15"),
     "other images": (lambda: made()(jnp.ones((32, 32, 1))), r"3 channels on its last axis, got .*32, 1\)"),
     "no map": (lambda: made()(jnp.ones((32, 3))), r"must be a map \(\*b, h, w, 3\), got shape \(32, 3"),
-    "images of another size": (
-        lambda: made()(jnp.ones((2, 32, 48, 3))),
-        "images must be of 32×32, for which there are positions, got 32×48",
-    ),
+    "small images": (lambda: made()(jnp.ones((2, 15, 48, 3))), "images must be at least 16×16, got 15×48"),
     "new classes": (
         lambda: made().reset_classifier(0, rngs=nnx.Rngs(0)),
         "num_classes must be at least 1, got 0",

@@ -31,6 +31,7 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
+from attn_flax.mechanisms.layers import LayerNorm
 from attn_flax.mechanisms.layout import check_map, flatten_positions, promote, reduced
 
 Layout = Literal["parallel", "sequential"]
@@ -145,7 +146,7 @@ class PolarizedSelfAttention(nnx.Module):
         self.restore = nnx.Sequential(*self._restoring_layers(channels, inner, **layer))
 
     def _restoring_layers(self, channels, inner, **layer):
-        norm = functools.partial(nnx.LayerNorm, epsilon=1e-5, use_fast_variance=False, **layer)
+        norm = functools.partial(LayerNorm, epsilon=1e-5, **layer)
         if not self.authors_code:
             return nnx.Linear(inner, channels, **layer), norm(channels)
         if not self.sequential:

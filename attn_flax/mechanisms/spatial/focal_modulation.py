@@ -28,7 +28,7 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
-from attn_flax.mechanisms.layers import DepthwiseConv, gelu
+from attn_flax.mechanisms.layers import DepthwiseConv, LayerNorm, gelu
 from attn_flax.mechanisms.layout import check_map, promote
 
 
@@ -121,8 +121,7 @@ class FocalModulation(nnx.Module):
         self.read = nnx.Linear(channels, 2 * channels + focal_level + 1, use_bias=use_bias, **layer)
         self.focus = nnx.List([DepthwiseConv(channels, (k, k), use_bias=False, **layer) for k in windows])
         self.mix = nnx.Linear(channels, channels, use_bias=use_bias, **layer)
-        norm = nnx.LayerNorm(channels, epsilon=epsilon, use_fast_variance=False, **layer) if post_norm else None
-        self.norm = nnx.data(norm)
+        self.norm = nnx.data(LayerNorm(channels, epsilon=epsilon, **layer) if post_norm else None)
         self.project = nnx.Linear(channels, channels, **layer)
         self.normalize_modulator = normalize_modulator
 

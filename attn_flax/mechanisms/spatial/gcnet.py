@@ -30,6 +30,7 @@ from jaxtyping import Array, Float
 from attn_flax import ops
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
+from attn_flax.mechanisms.layers import LayerNorm
 from attn_flax.mechanisms.layout import check_map, flatten_positions, hidden_width, promote
 
 
@@ -93,7 +94,7 @@ class Transform(nnx.Module):
     ):
         layer = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.reduce = nnx.Linear(channels, hidden, **layer)
-        self.norm = nnx.LayerNorm(hidden, epsilon=epsilon, use_fast_variance=False, **layer)
+        self.norm = LayerNorm(hidden, epsilon=epsilon, **layer)
         self.expand = nnx.Linear(hidden, channels, kernel_init=nnx.initializers.zeros, **layer)
 
     def __call__(self, z: Float[Array, "*s c"]) -> Float[Array, "*s c"]:

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 
 from attn_flax.checks import check
 from attn_flax.mechanisms.cost import Cost
+from attn_flax.mechanisms.layers import LayerNorm
 from attn_flax.mechanisms.layout import check_channels, promote
 
 
@@ -82,9 +83,7 @@ class SpatialGatingUnit(nnx.Module):
         check(channels >= 1, f"channels must be at least 1, got {channels}.")
         check(channels % 2 == 0, f"channels must be even, got {channels}.")
         check(tokens >= 1, f"tokens must be at least 1, got {tokens}.")
-        self.norm = nnx.LayerNorm(
-            channels // 2, epsilon=1e-5, use_fast_variance=False, dtype=dtype, param_dtype=param_dtype, rngs=rngs
-        )
+        self.norm = LayerNorm(channels // 2, epsilon=1e-5, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.kernel = nnx.Param(nnx.initializers.normal(1e-6)(rngs.params(), (tokens, tokens), param_dtype))
         self.bias = nnx.Param(jnp.ones(tokens, param_dtype))
 

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import attn_flax
 
 ROOT = Path(__file__).parent.parent
@@ -46,6 +48,7 @@ def test_the_package_costs_less_than_half_of_flax():
     assert ours < flax / 2
 
 
+@pytest.mark.full
 def test_each_module_can_be_imported_first():
     code = """
 import importlib, pkgutil, sys

@@ -7,7 +7,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *(pytest.param(page, marks=pytest.mark.full) for page in sorted((ROOT / "docs").glob("*.md"))),
+]
 
 
 def blocks(language, text=README):

@@ -175,6 +175,7 @@ def test_an_interpreter_that_says_nothing_is_told_of():
     assert missing == {"torch": "false ends with status 1; --torch-python PATH names another interpreter."}
 
 
+@pytest.mark.full
 def test_a_shape_that_does_not_fit_ends_with_one_screen():
     options = ("--models", "attention_net", "--model-shape", "2", "8", "8", "4", "--rounds", "1")
     done = subprocess.run(

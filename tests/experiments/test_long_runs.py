@@ -122,6 +122,7 @@ def test_a_finished_run_says_so_and_does_nothing(folder, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
+@pytest.mark.full
 def test_a_full_disk_is_one_screen_and_keeps_what_was_complete(folder, tmp_path):
     """A limit on the size of files stands for the disk's."""
     run = tmp_path / "run"
@@ -167,7 +168,8 @@ def test_a_vanished_folder_is_one_screen(folder, tmp_path):
     assert "Traceback" not in complaints
 
 
-@pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_peer_ends_the_survivor_soon_with_a_state_to_go_on_from(folder, tmp_path, victim):
     run = tmp_path / "run"
     with socket.socket() as free:

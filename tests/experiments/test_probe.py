@@ -79,6 +79,7 @@ def test_features_are_those_before_the_head_each_image_once(folder):
     assert list(labels) == [record["label"] for record in map(data.dataset.validation.__getitem__, range(len(labels)))]
 
 
+@pytest.mark.full
 def test_a_run_and_its_untrained_network(folder, tmp_path, console):
     options = ["--data.folder", str(folder), "--epochs", "1", "--batch-size", "8", "--data.validation", "0"]
     config = runs.parse(classification.PRESETS, ["--run", str(tmp_path / "run"), *options])

@@ -67,7 +67,7 @@ def test_encoder_and_decoder_are_the_naive_layers():
         np.testing.assert_allclose(out[0], expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("attention", ["sagan", "none", "se"])
+@pytest.mark.parametrize("attention", [pytest.param("sagan", marks=pytest.mark.full), "none", "se"])
 def test_the_smallest_maps_attend(attention):
     maps = attention_maps(vae(attention=attention), random(3, 12, 8, 2), random(3, 5))
     assert set(maps) == (set() if attention == "none" else {"encoder.attention", "decoder.attention"})

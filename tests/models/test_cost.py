@@ -99,10 +99,11 @@ def test_forms_by_platform_count_as_the_convolution_that_they_are():
     assert count_products(ops.depthwise_conv, x, kernel) == (2 * 9 * 7 * 6 * 15, 2 * 9 * 7 * 6)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        pytest.param("resnet18", {"widths": (6, 5, 4, 3), "stem_widths": (7,)}, marks=pytest.mark.full),
+        ("resnet18", {"widths": (6, 5, 4, 3), "stem_widths": (7,)}),
         ("swin_tiny_patch4_window7_224", {"embed_dim": 12, "head_dim": 6, "depths": (1, 2), "window": 3}),
     ],
 )

@@ -95,6 +95,7 @@ def test_the_discriminator_projects_the_class_onto_its_features():
     np.testing.assert_allclose(everything, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.full
 def test_the_discriminator_sees_each_image_by_itself_under_any_batch_axes():
     d = perturbed(gan().discriminator)
     d.eval()

@@ -77,7 +77,7 @@ def logits_in_two_orders(**arguments):
         return [np.asarray(network(jnp.asarray(frames))) for frames in (x, x[:, [2, 0, 1]])]
 
 
-@pytest.mark.parametrize("pool", ["avg", "token"])
+@pytest.mark.parametrize("pool", [pytest.param("avg", marks=pytest.mark.full), "token"])
 def test_without_time_a_video_is_a_bag_of_frames(pool):
     np.testing.assert_allclose(*logits_in_two_orders(temporal=False, global_pool=pool), rtol=1e-12)
     one, other = logits_in_two_orders(global_pool=pool)

@@ -87,6 +87,7 @@ def xla(case):
     return convolve
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["even", "dilated", "strided and dilated", "cropped", "volume"])
 def test_second_derivatives_are_those_of_xlas_convolution(name):
     case = CASES[name]

@@ -353,6 +353,7 @@ def test_a_mesh_agrees_with_one_device(how):
     assert_equal(trained("jit", 1), trained(how, 8))
 
 
+@pytest.mark.full
 def test_pmap_agrees_with_vmap_of_the_same_step():
     state, metrics = trained_in_replicas(normed(), map(images_of, range(STEPS)), key=jax.random.key(1))
     assert_equal((state, metrics[-1]), trained("pmap", 8))

@@ -107,6 +107,7 @@ def test_types_are_kept(dtype, mix):
     np.testing.assert_allclose(targets.sum(1), np.ones(5), rtol=1e-6)
 
 
+@pytest.mark.full
 def test_with_both_each_batch_takes_one_of_them():
     """With mixup all pixels of an image move, with CutMix those of a box."""
     task = Classification(nnx.Linear(1, 5, rngs=nnx.Rngs(0)), Learning(optax.sgd(0.1)), 5, 0.0, 1.0, 1.0)

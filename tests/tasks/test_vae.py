@@ -235,6 +235,7 @@ def test_a_mesh_agrees_with_one_device():
     assert_equal(trained("jit", 8), trained("jit", 1))
 
 
+@pytest.mark.full
 def test_pmap_agrees_with_vmap_of_the_same_step():
     task = vae(Linear(rngs=nnx.Rngs(0)), levels=17)
     assert_equal(trained_in_replicas(task, map(images_of, range(STEPS)), key=jax.random.key(1)), trained("pmap", 8))

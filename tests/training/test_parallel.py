@@ -113,14 +113,10 @@ def test_a_spread_state_takes_its_share_of_each_device(data, fsdp):
     assert abs(taken - held - batch_bytes) < 1024  # alignment, and the random key
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("how", "fsdp"),
-    [
-        ("fsdp", 2),
-        pytest.param("pmap", None, marks=pytest.mark.full),
-        pytest.param("jit", None, marks=pytest.mark.full),
-        pytest.param("fsdp", 8, marks=pytest.mark.full),
-    ],
+    [("fsdp", 2), ("pmap", None), ("jit", None), ("fsdp", 8)],
 )
 def test_two_processes_agree_with_one_device_and_save_for_it(tmp_path, how, fsdp):
     reference = ("pmap", 8) if how == "pmap" else ("jit", 1)  # pmap's devices draw other numbers

@@ -197,6 +197,7 @@ def test_pmap_agrees_with_one_device_without_denoising(logits):
     assert_equal(trained("pmap", 8, logits, 0), trained("jit", 1, logits, 0))
 
 
+@pytest.mark.full
 @kinds
 def test_accumulated_parts_give_the_whole_batch_step(logits):
     one, parts = trained("jit", 1, logits, 0), trained("jit", 1, logits, 0, accumulate=4)
@@ -204,6 +205,7 @@ def test_accumulated_parts_give_the_whole_batch_step(logits):
     assert_equal([m["loss"] for m in parts[1]], [m["loss"] for m in one[1]])
 
 
+@pytest.mark.full
 def test_pmap_agrees_with_vmap_of_the_same_step_with_denoising():
     with jax.enable_x64():
         learning = Learning(optax.sgd(0.1, momentum=0.9))

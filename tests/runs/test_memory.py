@@ -1,7 +1,10 @@
+import importlib.util
 import subprocess
 import sys
 
 import pytest
+
+from attn_flax.runs.memory import ACCELERATORS
 
 PAGES_TOUCHED_AGAIN = """
 import resource, sys, threading
@@ -21,7 +24,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+@pytest.mark.skipif(
+    sys.platform != "linux" or any(map(importlib.util.find_spec, ACCELERATORS)), reason="of glibc, without accelerators"
+)
 def test_freed_memory_is_not_mapped_anew():
     """64 MiB are 16,384 pages: all are new to a thread that allocates them again, or nearly none."""
     faults = {

@@ -12,6 +12,8 @@ os.environ["XLA_FLAGS"] = (
 # With one thread for each device, XLA of jax 0.10 can wait for ever in a collective.
 os.environ.setdefault("NPROC", "16")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Most programs run once, and are compiled for longer than they run.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 import pytest

@@ -34,6 +34,7 @@ def operands(*shape, keys=None, groups=None, values=None, dtype="float32", seed=
     return [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def with_gradients(attend, *arrays):
     """Its output, and its gradients to a random cotangent that bfloat16 holds exactly."""
     output, pull_back = jax.vjp(attend, *arrays)
@@ -51,7 +52,7 @@ def check_case(case, implementation):
         def attend(q, k, v, bias=None):
             return ops.dot_product_attention(q, k, v, bias=bias, implementation=implementation, **jax_options)
 
-        ours = jax.jit(functools.partial(with_gradients, attend))(*given)
+        ours = with_gradients(attend, *given)
         expected = with_gradients(functools.partial(textbook, **jax_options), *given)
     np.testing.assert_allclose(ours[0], naive_attention(*map(np.asarray, arrays), bias=bias, **options), atol=1e-12)
     chex.assert_trees_all_close(ours, expected, atol=1e-11)
@@ -98,7 +99,7 @@ def test_blocks_of_the_size_in_use(implementation):
     def attend(q, k, v, bias):
         return ops.dot_product_attention(q, k, v, bias=bias, implementation=implementation)
 
-    ours = jax.jit(functools.partial(with_gradients, attend))(q, k, v, bias)
+    ours = with_gradients(attend, q, k, v, bias)
     with jax.enable_x64():
         wide = [jnp.asarray(x, "float64") for x in (q, k, v, bias)]
         expected = with_gradients(textbook, *wide)
@@ -177,7 +178,7 @@ def test_transformations(implementation):
     chex.assert_trees_all_close(jax.vmap(one)(q, k, v, cotangent), expected, atol=1e-6)
     chex.assert_trees_all_close(jax.pmap(one, devices=jax.devices()[:4])(q, k, v, cotangent), expected, atol=1e-6)
     chex.assert_trees_all_close(with_gradients(jax.checkpoint(attend), q, k, v), expected, atol=1e-6)
-    chex.assert_trees_all_close(jax.jit(functools.partial(with_gradients, attend))(q, k, v), expected, atol=1e-6)
+    chex.assert_trees_all_close(with_gradients.__wrapped__(attend, q, k, v), expected, atol=1e-6)
     shared = jax.vmap(attend, in_axes=(0, None, None))(q, k[0], v[0])
     np.testing.assert_allclose(shared[3], attend(q[3], k[0], v[0]), atol=1e-6)
 

@@ -7,7 +7,10 @@ import pytest
 
 from attn_flax import ops
 
-RNG = np.random.default_rng(0)
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
 
 
 def iterated(w, u, steps):
@@ -17,17 +20,17 @@ def iterated(w, u, steps):
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (5, 7), (1, 4), (6, 1)])
-def test_converges_to_numpys(shape):
+def test_converges_to_numpys(rng, shape):
     with jax.enable_x64():
-        w, u = jnp.array(RNG.normal(size=shape)), jnp.array(RNG.normal(size=shape[1]))
+        w, u = jnp.array(rng.normal(size=shape)), jnp.array(rng.normal(size=shape[1]))
         sigma, u = iterated(w, u, 500)
     _, values, right = np.linalg.svd(np.asarray(w))
     np.testing.assert_allclose(sigma, values[0], rtol=1e-12)
     np.testing.assert_allclose(np.abs(right[0] @ np.asarray(u)), 1, rtol=1e-12)
 
 
-def test_a_step_is_the_papers():
-    w, u = RNG.normal(size=(7, 5)), RNG.normal(size=5)
+def test_a_step_is_the_papers(rng):
+    w, u = rng.normal(size=(7, 5)), rng.normal(size=5)
     with jax.enable_x64():
         sigma, after = ops.spectral_norm(jnp.array(w), jnp.array(u))
     v = w @ u / np.sqrt(((w @ u) ** 2).sum())
@@ -36,9 +39,9 @@ def test_a_step_is_the_papers():
     np.testing.assert_allclose(sigma, v @ w @ expected, rtol=1e-12)
 
 
-def test_its_gradient_takes_the_vectors_as_constants():
+def test_its_gradient_takes_the_vectors_as_constants(rng):
     """∂σ/∂w = v uᵀ: at convergence that of the largest singular value, before it not that of the iteration."""
-    w, u = RNG.normal(size=(7, 5)), RNG.normal(size=5)
+    w, u = rng.normal(size=(7, 5)), rng.normal(size=5)
     with jax.enable_x64():
         _, converged = iterated(jnp.array(w), jnp.array(u), 500)
         gradient = jax.grad(lambda w: ops.spectral_norm(w, converged)[0])(jnp.array(w))
@@ -54,8 +57,8 @@ def test_its_gradient_takes_the_vectors_as_constants():
     np.testing.assert_allclose(early, np.outer(v, w.T @ v / np.linalg.norm(w.T @ v)), rtol=1e-10)
 
 
-def test_the_vector_passes_no_gradient():
-    w, u = jnp.array(RNG.normal(size=(7, 5))), jnp.array(RNG.normal(size=5))
+def test_the_vector_passes_no_gradient(rng):
+    w, u = jnp.array(rng.normal(size=(7, 5))), jnp.array(rng.normal(size=5))
     np.testing.assert_array_equal(jax.grad(lambda u: ops.spectral_norm(w, u)[0])(u), np.zeros(5))
 
 
@@ -65,8 +68,8 @@ def test_a_matrix_of_zeros_can_be_divided_by_it():
     assert jnp.isfinite(u).all()
 
 
-def test_bfloat16_is_computed_in_float32():
-    w = jnp.array(RNG.normal(size=(7, 5)), jnp.bfloat16)
+def test_bfloat16_is_computed_in_float32(rng):
+    w = jnp.array(rng.normal(size=(7, 5)), jnp.bfloat16)
     sigma, u = iterated(w, jnp.ones(5), 300)
     assert sigma.dtype == u.dtype == jnp.float32
     np.testing.assert_allclose(sigma, np.linalg.svd(np.float64(w), compute_uv=False)[0], rtol=1e-5)

@@ -4,16 +4,15 @@ import gc
 import os
 
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8"
-    + " --xla_cpu_collective_call_terminate_timeout_seconds=600"  # by default 40, too few on a loaded machine
-    + " --xla_cpu_parallel_codegen_split_count=2"  # each part of a program costs, and there are few cores
+    "--xla_force_host_platform_device_count=8 "
+    "--xla_cpu_collective_call_terminate_timeout_seconds=600 "  # by default 40, too few on a loaded machine
+    "--xla_cpu_parallel_codegen_split_count=2 "  # each part of a program costs, and there are few cores
+    "--xla_backend_optimization_level=1 "  # most programs run once, and are compiled for longer than they run
+    + os.environ.get("XLA_FLAGS", "")  # the last of two flags counts
 )
 # With one thread for each device, XLA of jax 0.10 can wait for ever in a collective.
 os.environ.setdefault("NPROC", "16")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most programs run once, and are compiled for longer than they run.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 import pytest

@@ -9,6 +9,7 @@ from jax import lax
 
 from attn_flax import ops
 from attn_flax.ops import convolution
+from tests.compiled import with_gradients
 from tests.ops.convolution_cases import CASES, meetings, random
 
 IN, OUT = 3, 5
@@ -37,9 +38,8 @@ def test_values_and_gradients_are_the_oracles(name, channels_for_one_product, mo
             dx[b, *p] += kernel[o] @ dy[b, *i]
             dkernel[o] += np.outer(x[b, *p], dy[b, *i])
     with jax.enable_x64():
-        y, pull_back = jax.vjp(lambda x, k: convolve(x, k, case), jnp.array(x), jnp.array(kernel))
-        gradients = pull_back(jnp.array(dy))
-    for got, wanted in zip((y, *gradients), (expected, dx, dkernel), strict=True):
+        ours = with_gradients(lambda x, k: convolve(x, k, case), (x, kernel), dy)
+    for got, wanted in zip(ours, (expected, dx, dkernel), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-12, atol=1e-12)
 
 
@@ -48,12 +48,13 @@ def test_what_is_not_written_out_is_xlas(options):
     case = CASES["padded by hand"]
     x, kernel = random((2, *case[0], IN), (*case[1], IN // options.get("feature_group_count", 1), 2 * IN))
     with jax.enable_x64():
-        (ours, ours_back), (theirs, theirs_back) = (
-            jax.vjp(lambda x, k, f=f: convolve(x, k, case, f, **options), jnp.array(x), jnp.array(kernel))
+        y = convolve(x, kernel, case, lax.conv_general_dilated, **options)
+        ours, theirs = (
+            with_gradients(lambda x, k, f=f: convolve(x, k, case, f, **options), (x, kernel), y)
             for f in (ops.conv_general_dilated, lax.conv_general_dilated)
         )
-        for got, wanted in zip((ours, *ours_back(ours)), (theirs, *theirs_back(theirs)), strict=True):
-            np.testing.assert_allclose(got, wanted, rtol=1e-12)
+    for got, wanted in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-12)
 
 
 def test_second_derivatives_are_xlas():
@@ -64,7 +65,7 @@ def test_second_derivatives_are_xlas():
         def loss(kernel):
             return (convolve(jnp.array(x), kernel, case, function) ** 3).sum()
 
-        return jax.grad(lambda k: jnp.vdot(jax.grad(loss)(k), direction))(jnp.array(kernel))
+        return jax.jit(jax.grad(lambda k: jnp.vdot(jax.grad(loss)(k), direction)))(kernel)
 
     with jax.enable_x64():
         np.testing.assert_allclose(product(ops.conv_general_dilated), product(lax.conv_general_dilated), rtol=1e-10)

@@ -13,6 +13,7 @@ import pytest
 from attn_flax import ops
 from attn_flax.checks import InputError
 from attn_flax.ops import neighborhood
+from tests.compiled import with_gradients
 
 # Size, window, dilation: tiles that divide the map and that do not, classes of unequal length, maps as large as the
 # window, windows of one position.
@@ -105,8 +106,8 @@ def test_values_and_weights_are_the_loops(size, window, dilation):
     expected, alpha = loops(q, k, v, table, window, dilation)
     with jax.enable_x64(True):
         q, k, v, table = map(jnp.array, (q, k, v, table))
-        out = ops.neighborhood_attention(q, k, v, table=table, **options)
-        weights = ops.neighborhood_attention_weights(q, k, table=table, **options)
+        out = jax.jit(functools.partial(ops.neighborhood_attention, **options))(q, k, v, table=table)
+        weights = jax.jit(functools.partial(ops.neighborhood_attention_weights, **options))(q, k, table=table)
     assert out.dtype == weights.dtype == jnp.float64
     np.testing.assert_allclose(out, expected, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(weights, alpha, rtol=1e-10, atol=1e-12)
@@ -119,16 +120,19 @@ def test_gradients_are_those_of_the_masked_form(size, window, dilation):
     arguments = example(size, window)
     with jax.enable_x64(True):
         arguments = tuple(map(jnp.array, arguments))
-        cotangent = jnp.array(random(*arguments[2].shape, seed=4))
-        out, pull_back = jax.vjp(
-            lambda q, k, v, table: ops.neighborhood_attention(q, k, v, window=window, dilation=dilation, table=table),
-            *arguments,
+        cotangent = random(*arguments[2].shape, seed=4)
+        (out, *ours), (expected, *theirs) = (
+            with_gradients(form, arguments, cotangent)
+            for form in (
+                lambda q, k, v, table: ops.neighborhood_attention(
+                    q, k, v, window=window, dilation=dilation, table=table
+                ),
+                functools.partial(dense, window=window, dilation=dilation),
+            )
         )
-        expected, pull_back_dense = jax.vjp(functools.partial(dense, window=window, dilation=dilation), *arguments)
-        pairs = zip(pull_back(cotangent), pull_back_dense(cotangent), ["q", "k", "v", "table"], strict=True)
-        np.testing.assert_allclose(out, expected, rtol=1e-10, atol=1e-12)
-        for ours, theirs, name in pairs:
-            np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12, err_msg=name)
+    np.testing.assert_allclose(out, expected, rtol=1e-10, atol=1e-12)
+    for got, wanted, name in zip(ours, theirs, ["q", "k", "v", "table"], strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-12, err_msg=name)
 
 
 def test_gradients_of_the_weights_are_those_of_the_outputs():
@@ -150,7 +154,7 @@ def test_gradients_of_the_weights_are_those_of_the_outputs():
             keys = itertools.product(*map(neighbors, query, size, window, (1, 1)))
             for m, key in enumerate(keys):
                 gathered[:, *query, :, m] = (v[:, *key] * cotangent[:, *query]).sum(-1)
-        gradients = [jax.grad(f, argnums=(0, 1, 2))(q, k, table) for f in (of_weights, of_outputs)]
+        gradients = [jax.jit(jax.grad(f, argnums=(0, 1, 2)))(q, k, table) for f in (of_weights, of_outputs)]
     for ours, theirs in zip(*gradients, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)
 
@@ -206,11 +210,11 @@ def test_memory_stays_far_below_that_of_copied_windows():
     size, window = (56, 56), (7, 7)
     shapes = [jax.ShapeDtypeStruct((*size, 2, 16), jnp.float32)] * 3
 
-    def with_gradients(*qkv):
+    def both(*qkv):
         out, pull_back = jax.vjp(functools.partial(ops.neighborhood_attention, window=window), *qkv)
         return out, pull_back(out)
 
-    needed = jax.jit(with_gradients).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+    needed = jax.jit(both).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
     assert (
         needed < math.prod(size) * math.prod(window) * 2 * 4 * 4
     )  # a window of 16 features would take four times that
@@ -222,14 +226,14 @@ def test_arrays_sharded_over_batch_and_heads_stay_there():
     q, k, v, _ = example((17, 11), (3, 5), batch=(4,), heads=2)
     arrays = [jax.device_put(jnp.array(x, jnp.float32), sharding) for x in (q, k, v)]
 
-    def with_gradients(*qkv):
+    def both(*qkv):
         out, pull_back = jax.vjp(functools.partial(ops.neighborhood_attention, window=(3, 5)), *qkv)
         return out, pull_back(out)
 
-    compiled = jax.jit(with_gradients, out_shardings=sharding).lower(*arrays).compile()
+    compiled = jax.jit(both, out_shardings=sharding).lower(*arrays).compile()
     assert not re.findall("all-gather|all-to-all|all-reduce|collective-permute", compiled.as_text())
     out, gradients = compiled(*arrays)
-    expected, expected_gradients = with_gradients(*(jnp.array(x, jnp.float32) for x in (q, k, v)))
+    expected, expected_gradients = jax.jit(both)(*(jnp.array(x, jnp.float32) for x in (q, k, v)))
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
     for ours, theirs in zip(gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
@@ -238,8 +242,8 @@ def test_arrays_sharded_over_batch_and_heads_stay_there():
 def test_large_scores_stay_finite():
     q, k, v, _ = (jnp.array(x, jnp.float32) for x in example((7, 5), (3, 3)))
     f = functools.partial(ops.neighborhood_attention, window=(3, 3), scale=1e6)
-    gradients = jax.grad(lambda *qkv: f(*qkv).sum(), argnums=(0, 1, 2))(q, k, v)
-    assert all(jnp.isfinite(x).all() for x in (f(q, k, v), *gradients))
+    outputs = with_gradients(f, (q, k, v), jnp.ones_like(v))
+    assert all(jnp.isfinite(x).all() for x in outputs)
 
 
 def ones(*shape):

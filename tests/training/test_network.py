@@ -1,5 +1,7 @@
 """A Module as a pure function: evaluation, training, random numbers, batch statistics."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -108,6 +110,7 @@ def test_training_returns_the_moved_statistics(parts):
 def test_statistics_are_taken_together_over_the_mapped_axis_only(parts):
     network, params, model_state = parts
 
+    @partial(jax.jit, static_argnums=1)
     def statistics(images, axis):
         return network.train(params, model_state, images, key=KEY, axis=axis)[1]["norm"]["mean"]
 

@@ -13,6 +13,7 @@ from attn_flax import ops
 from attn_flax.checks import InputError
 from attn_flax.nn import Article
 from tests import oracles
+from tests.compiled import with_gradients
 
 N, C, EPSILON = 7, 5, 0.01
 READINGS = [(normalizer, residual) for normalizer in ("softmax", "sum") for residual in (False, True)]
@@ -55,12 +56,11 @@ def test_function_and_gradients_are_the_oracles(normalizer, residual):
     arguments, do = inputs(), np.random.default_rng(1).normal(size=(N, C))
     reading = {"normalizer": normalizer, "residual": residual, "epsilon": EPSILON}
     with jax.enable_x64():
-        form = partial(article, normalizer=normalizer, residual=residual)
-        out, pullback = jax.vjp(form, *map(jnp.array, arguments))
-        np.testing.assert_allclose(out, oracles.article(*arguments, **reading), rtol=1e-10, atol=1e-12)
-        expected = oracles.article_gradients(*arguments, do, **reading)
-        for gradient, oracle in zip(pullback(jnp.array(do)), expected, strict=True):
-            np.testing.assert_allclose(gradient, oracle, rtol=1e-9, atol=1e-11)
+        out, *gradients = with_gradients(partial(article, normalizer=normalizer, residual=residual), arguments, do)
+    np.testing.assert_allclose(out, oracles.article(*arguments, **reading), rtol=1e-10, atol=1e-12)
+    expected = oracles.article_gradients(*arguments, do, **reading)
+    for gradient, oracle in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(gradient, oracle, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize(("normalizer", "residual"), READINGS)
@@ -75,15 +75,16 @@ def test_the_module_is_the_oracle_on_any_map(normalizer, residual):
     ]
     with jax.enable_x64():
         built = module(w, b, **reading)
-        np.testing.assert_allclose(built(jnp.array(x)), np.reshape(expected, x.shape), rtol=1e-9, atol=1e-10)
-        np.testing.assert_allclose(built.attention_map(jnp.array(x)), values, rtol=1e-9, atol=1e-10)
+        out, weights = (jax.jit(method)(x) for method in (built.__call__, built.attention_map))
+    np.testing.assert_allclose(out, np.reshape(expected, x.shape), rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(weights, values, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize(("dims", "shape"), [(1, (2, 35, C)), (2, (2, 7, 5, C)), (3, (2, 7, 5, 1, C)), (2, (7, 5, C))])
 def test_positions_are_what_it_is_told(dims, shape):
     x, w, b = inputs(4, n=70)
     x = x[: int(np.prod(shape[:-1]))].reshape(shape).astype(np.float32)
-    out = module(np.float32(w), np.float32(b), num_spatial_dims=dims)(jnp.array(x))
+    out = jax.jit(module(np.float32(w), np.float32(b), num_spatial_dims=dims).__call__)(x)
     tokens = x.reshape(-1, 35, C)
     expected = [oracles.article(np.float64(t), w, b, normalizer="softmax", residual=True) for t in tokens]
     np.testing.assert_allclose(out, np.reshape(expected, shape), rtol=1e-4, atol=1e-5)
@@ -131,7 +132,7 @@ def test_usual_mistakes_differ(mutant):
     x, (_, w, b) = rng.normal(size=(3, N, C)), inputs(7)
     with jax.enable_x64():
         reading = "sum" if mutant == "sum of sizes" else "softmax"
-        ours = np.array(article(jnp.array(x), w, b, normalizer=reading, residual=True))
+        ours = np.array(jax.jit(partial(article, normalizer=reading, residual=True))(x, w, b))
     assert np.abs(MUTANTS[mutant](x, x @ w.T + b) - ours).max() > 0.05
 
 
@@ -141,7 +142,8 @@ def test_the_map_is_affine_in_its_parameters(forgotten):
     expected = oracles.article(x, w, b, normalizer="softmax", residual=True)
     wrong = {"bias": (x, w, 0 * b), "transpose": (x, w.T, b)}[forgotten]
     with jax.enable_x64():
-        assert np.abs(article(*map(jnp.array, wrong), normalizer="softmax", residual=True) - expected).max() > 0.05
+        ours = np.array(jax.jit(partial(article, normalizer="softmax", residual=True))(*wrong))
+    assert np.abs(ours - expected).max() > 0.05
 
 
 def test_a_map_that_cannot_fit_is_refused_before_it_is_allocated_and_is_not_needed():

@@ -4,7 +4,7 @@
     python -m experiments.drop_ins se cbam --dataset cifar10 --data-dir FOLDER --out drop_ins.json
 
 AttentionNet with each mechanism, everything else equal, for a few hundred steps: the loss of the first step, the mean
-of the last twenty, and the time of a step.
+of the last twenty, and the time of a step; or why the mechanism refuses the maps.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from rich.console import Console
 
 from attn_flax import data, runs, training
 from attn_flax.catalog import list_attentions
-from attn_flax.checks import UnknownNameError, check
+from attn_flax.checks import InputError, UnknownNameError, check
 from attn_flax.models import create_model
 from attn_flax.tasks import Classification
 
@@ -81,7 +81,12 @@ def main(config: Config, console: Console | None = None) -> dict[str, Any]:
     console.print(_row(*["---"] * len(HEADINGS)), soft_wrap=True)
     results = {}
     for name in names:
-        losses, seconds = _trained(name, dataset, config)
+        try:
+            losses, seconds = _trained(name, dataset, config)
+        except InputError as refusal:  # of maps that are smaller than its window
+            results[name] = {"refused": str(refusal)}
+            console.print(_row(name, f"refused: {refusal}", "", ""), soft_wrap=True, highlight=False)
+            continue
         first, last = losses[0], statistics.mean(losses[-LAST:])
         results[name] = {"losses": losses, "first": first, "last": last, "seconds": seconds}
         cells = name, f"{first:.3f}", f"{last:.3f}", f"{1000 * seconds:.1f}"

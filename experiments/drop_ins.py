@@ -79,14 +79,15 @@ def main(config: Config, console: Console | None = None) -> dict[str, Any]:
     dataset = data.load_dataset(config.dataset, data_dir=config.data_dir)
     console.print(_row(*HEADINGS), soft_wrap=True)
     console.print(_row(*["---"] * len(HEADINGS)), soft_wrap=True)
+    classes, shape = len(dataset.class_names), (*dataset.train[0]["image"].shape[:2], 3)
     results = {}
     for name in names:
-        try:
-            losses, seconds = _trained(name, dataset, config)
-        except InputError as refusal:  # of maps that are smaller than its window
-            results[name] = {"refused": str(refusal)}
+        network = create_model("attention_net", num_classes=classes, attention=name, rngs=nnx.Rngs(0))
+        if refusal := _refusal(network, shape):
+            results[name] = {"refused": refusal}
             console.print(_row(name, f"refused: {refusal}", "", ""), soft_wrap=True, highlight=False)
             continue
+        losses, seconds = _trained(network, dataset, shape, config)
         first, last = losses[0], statistics.mean(losses[-LAST:])
         results[name] = {"losses": losses, "first": first, "last": last, "seconds": seconds}
         cells = name, f"{first:.3f}", f"{last:.3f}", f"{1000 * seconds:.1f}"
@@ -98,10 +99,18 @@ def main(config: Config, console: Console | None = None) -> dict[str, Any]:
     return results
 
 
-def _trained(name, dataset, config):
+def _refusal(network, shape):
+    """Why it takes no images of this shape, as those whose maps are smaller than its window; None if it takes them."""
+    try:
+        nnx.eval_shape(network, jax.ShapeDtypeStruct((1, *shape), np.float32))
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def _trained(network, dataset, shape, config):
     """The losses of all steps, and the median seconds of one."""
     classes = len(dataset.class_names)
-    network = create_model("attention_net", num_classes=classes, attention=name, rngs=nnx.Rngs(0))
     learning = training.Learning(training.create_optimizer("adam", config.learning_rate))
     task = Classification(network, learning, num_classes=classes)
     runner = training.parallelize(task, devices=jax.devices()[:1])
@@ -111,7 +120,7 @@ def _trained(name, dataset, config):
         dataset.train,
         batch_size=config.batch_size,
         seed=0,
-        shape=(*dataset.train[0]["image"].shape[:2], 3),
+        shape=shape,
         mean=mean,
         std=std,
         num_classes=classes,

@@ -33,5 +33,7 @@ def test_each_is_trained_or_says_why_not(tmp_path):
 def test_bad_options_are_refused():
     with pytest.raises(InputError, match="steps must be at least 20, got 19"):
         main(parse(["--steps", "19"]))
+    with pytest.raises(InputError, match="batch_size must be at least 1, got 0"):  # and no row of a table
+        main(parse(["se", "--batch-size", "0"]))
     with pytest.raises(UnknownNameError, match="unknown drop-in attention 'spn'"):
         main(parse(["spn"]))

@@ -15,6 +15,7 @@ os.environ.setdefault("NPROC", "16")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+import numpy as np
 import pytest
 from jax._src.interpreters import partial_eval
 
@@ -59,6 +60,12 @@ def pytest_collection_finish(session):
     """Lets the garbage collector pass over what stays for the whole session: a sixth of its time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def rng():
+    """Numbers that do not depend on which tests came before."""
+    return np.random.default_rng(0)
 
 
 @pytest.fixture(scope="session")

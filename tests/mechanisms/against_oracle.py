@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from tests.models.networks import run
+
 EXAMPLES = 2
 STEP = 1e-6
 
@@ -52,7 +54,7 @@ def assert_equal(create, oracle, *shapes, method="__call__", seed=0, rtol=1e-9, 
     module, inputs = build(create, seed), draw(shapes, seed + 1)
     p = numbers(module)
     expected = _each(oracle, inputs, p)
-    out = _run(module, method, inputs)
+    out = run(module, *inputs, method=method)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=rtol, atol=1e-11), out, expected)
     if gradient:
         with jax.enable_x64():
@@ -63,13 +65,8 @@ def assert_different(create, oracle, *shapes, method="__call__", seed=0, by=1e-3
     """That a mistaken oracle, a mutant, is told apart by these inputs."""
     module, inputs = build(create, seed), draw(shapes, seed + 1)
     wrong = jax.tree.leaves(_each(oracle, inputs, numbers(module)))[0]
-    out = np.asarray(jax.tree.leaves(_run(module, method, inputs))[0])
+    out = np.asarray(jax.tree.leaves(run(module, *inputs, method=method))[0])
     assert wrong.shape != out.shape or not np.abs(wrong - out).max() < by
-
-
-@jax.enable_x64()
-def _run(module, method, inputs):
-    return jax.jit(getattr(module, method))(*map(jnp.asarray, inputs))
 
 
 def _each(oracle, inputs, p):

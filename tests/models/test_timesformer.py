@@ -13,6 +13,7 @@ from attn_flax.models import TimeSformer, create_model
 from tests.mechanisms import against_oracle
 from tests.mechanisms.temporal.naive import attend, layer_norm, linear
 from tests.models import naive_video as naive
+from tests.models.networks import run
 
 SIZES = {"in_channels": 2, "embed_dim": 8, "depth": 2, "num_heads": 2}
 SMALL = partial(TimeSformer, 5, **SIZES, patch_size=4)
@@ -73,8 +74,7 @@ def logits_in_two_orders(**arguments):
     """Of three frames, and of the same in another order."""
     network = against_oracle.build(partial(SMALL, **arguments))
     x = np.random.default_rng(1).normal(size=(2, *ODD))
-    with jax.enable_x64():
-        return [np.asarray(jax.jit(network.__call__)(frames)) for frames in (x, x[:, [2, 0, 1]])]
+    return [np.asarray(run(network, frames)) for frames in (x, x[:, [2, 0, 1]])]
 
 
 @pytest.mark.parametrize("pool", [pytest.param("avg", marks=pytest.mark.full), "token"])

@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from attn_flax.models import ViViT
 from tests.mechanisms import against_oracle
 from tests.mechanisms.temporal.naive import attend, layer_norm, linear
 from tests.models import naive_video as naive
+from tests.models.networks import run
 
 SMALL = partial(ViViT, 5, in_channels=2, embed_dim=8, depth=(2, 1), num_heads=2, patch_size=4)
 SHAPE = (3, 8, 12, 2)
@@ -56,8 +56,7 @@ def test_it_is_the_paper(form):
 def test_without_time_a_video_is_a_bag_of_frames(temporal):
     network = against_oracle.build(partial(SMALL, temporal=temporal))
     x = np.random.default_rng(1).normal(size=(2, *ODD))
-    with jax.enable_x64():
-        one, other = (np.asarray(jax.jit(network.__call__)(frames)) for frames in (x, x[:, [2, 0, 1]]))
+    one, other = (np.asarray(run(network, frames)) for frames in (x, x[:, [2, 0, 1]]))
     assert (np.abs(one - other).max() > 1e-2) == temporal
     if not temporal:
         np.testing.assert_allclose(one, other, rtol=1e-12)

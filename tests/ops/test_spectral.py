@@ -8,11 +8,6 @@ import pytest
 from attn_flax import ops
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
 def iterated(w, u, steps):
     for _ in range(steps):
         sigma, u = ops.spectral_norm(w, u)

@@ -9,11 +9,6 @@ from attn_flax.checks import InputError
 from attn_flax.tasks.frechet import feature_sums, frechet_distance, moments
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
 def gaussian(rng, d, rank):
     factor = rng.normal(size=(d, rank))
     return rng.normal(size=d), factor @ factor.T
